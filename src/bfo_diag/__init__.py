@@ -1,0 +1,8 @@
+"""bfo-diag: why a PyTorch training step gets no gradient.
+
+`Case` is what a factory of yours returns for the command line to examine.
+"""
+
+from bfo_diag.records import Case
+
+__all__ = ["Case"]

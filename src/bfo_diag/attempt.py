@@ -1,0 +1,111 @@
+"""The one place that catches whatever a target raises, and turns it into values to record.
+
+Everything else in the project lets exceptions pass. A `SystemExit` of the target is caught too: a target that
+calls `sys.exit` must not end the tool. What was raised by our own code passes through: it is a defect.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from bfo_diag import frames
+from bfo_diag.records import Observation
+
+T = TypeVar("T")
+_LONGEST_MESSAGE = 4000
+
+
+class TimeLimitReached(BaseException):
+    """The target ran longer than --timeout allows. No `except Exception` of the target's swallows it."""
+
+
+@dataclass(frozen=True)
+class Raised:
+    """What the target raised, as text: nothing of the exception itself is kept alive."""
+
+    type: str
+    message: str
+    traceback: str
+    stack: tuple[frames.Spot, ...]
+    by_target: bool
+
+    def observation(self, phase: str, *, step: int | None = None) -> Observation:
+        """Return the fact for the log; `phase` says what the target was doing (load, make, step)."""
+        spot = frames.innermost(tuple(s for s in self.stack if s.owner in (frames.Owner.USER, frames.Owner.LIBRARY)))
+        return Observation(
+            "raised",
+            {
+                "phase": phase,
+                "type": self.type,
+                "message": self.message,
+                "traceback": self.traceback,
+                "by_target": self.by_target,
+            },
+            spot.place(step=step) if spot else None,
+        )
+
+
+@dataclass(frozen=True)
+class Attempt(Generic[T]):
+    """What came of calling the target: its value, or what it raised, or that its time was up."""
+
+    value: T | None = None
+    raised: Raised | None = None
+    timed_out: bool = False
+
+    @property
+    def ok(self) -> bool:
+        """Whether it returned."""
+        return self.raised is None and not self.timed_out
+
+
+def attempt(function: Callable[[], T]) -> Attempt[T]:
+    """Call the target's `function`, and return its value or what it raised.
+
+    Raises:
+        KeyboardInterrupt: as it comes.
+    """
+    try:
+        return Attempt(value=function())
+    except TimeLimitReached:
+        return Attempt(timed_out=True)
+    except (Exception, SystemExit) as error:
+        return Attempt(raised=describe(error))
+
+
+def describe(error: BaseException) -> Raised:
+    """Return what is worth keeping of `error`: its text, and its traceback without our own and torch's mode frames."""
+    message = f"sys.exit({error.code!r})" if isinstance(error, SystemExit) else str(error)
+    if len(message) > _LONGEST_MESSAGE:
+        message = message[:_LONGEST_MESSAGE] + f" ... ({len(message)} characters in all)"
+    stack = frames.of_traceback(error.__traceback__)
+    if isinstance(error, SyntaxError) and error.filename is not None:
+        owner = frames.owner_of_file(error.filename)
+        stack = (frames.Spot(error.filename, error.lineno or 1, "<module>", owner), *stack)
+    ours_only = all(spot.owner in (frames.Owner.OURS, frames.Owner.TORCH, frames.Owner.PYTHON) for spot in stack)
+    return Raised(
+        type=type(error).__name__,
+        message=message,
+        traceback=user_traceback(error),
+        stack=stack,
+        by_target=not ours_only,
+    )
+
+
+def user_traceback(error: BaseException) -> str:
+    """Return the traceback as Python prints it, without our own frames and those of importlib."""
+    whole = traceback.TracebackException.from_exception(error, lookup_lines=True, compact=True)
+    chain: list[traceback.TracebackException] = [whole]
+    while chain:
+        part = chain.pop()
+        kept = [
+            frame
+            for frame in part.stack
+            if frames.owner_of_file(frame.filename) is not frames.Owner.OURS and "importlib" not in frame.filename
+        ]
+        part.stack = traceback.StackSummary.from_list(kept)
+        chain.extend(other for other in (part.__cause__, part.__context__) if other is not None)
+    return "".join(whole.format())

@@ -1,0 +1,48 @@
+"""The command `bfo-diag`: mounts each probe of `probes/` as a command, and nothing of torch.
+
+Exit codes: 0 clean; 1 a finding at or above --fail-on; 2 wrong usage, or a target that can't be loaded;
+3 the target itself raised; 4 nothing was measured; 5 a defect of bfo-diag.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from bfo_diag.cli.probe_command import probe_command
+from bfo_diag.probes import load_all
+
+app = typer.Typer(
+    name="bfo-diag",
+    help="Why a PyTorch training step gets no gradient, with the line that cut it and the mend.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        sys.stdout.write(f"bfo-diag {version('bfo-diag')}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which.")] = False,
+) -> None:
+    """Find out where a gradient went."""
+
+
+for _probe in load_all().values():
+    app.command(name=_probe.name, help=f"{_probe.help}\n\n{__doc__.split(chr(10), 2)[2]}")(probe_command(_probe))
+
+
+def main() -> None:
+    """Be the console script."""
+    app()

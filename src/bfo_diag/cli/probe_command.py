@@ -1,0 +1,157 @@
+"""The command of a probe: its own options from `capture`'s signature, and those that every probe has."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import typing
+from collections.abc import Callable
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from bfo_diag import report, runner, targets
+from bfo_diag.cli.progress import watching
+from bfo_diag.errors import DiagError, ExitCode
+from bfo_diag.probes import Probe
+from bfo_diag.records import Severity, dumps
+from bfo_diag.render import console as rendering
+from bfo_diag.workspace import Workspace
+
+
+class FailOn(str, Enum):
+    """The least severity that makes the exit code 1."""
+
+    NOTE = "note"
+    WARNING = "warning"
+    ERROR = "error"
+    NONE = "none"
+
+
+def _common(
+    target: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[TARGET]",
+            help="path/to/file.py:name or package.module:name, where name is a step or closure without arguments, a "
+            "factory of a bfo_diag.Case, an nn.Module, or a torch.optim.Optimizer class. Without it the built-in "
+            "cases run.",
+            show_default=False,
+        ),
+    ] = None,
+    input: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--input",
+            metavar="DTYPE[SHAPE]",
+            help="Random input of an nn.Module, one for each argument of forward: 'float32[32,64]', 'int64[8,16]<100'.",
+            show_default=False,
+        ),
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N; for modules and the built-in cases.")] = "cpu",
+    seed: Annotated[int, typer.Option(help="Seed of torch's random numbers in the target's process.")] = 0,
+    timeout: Annotated[
+        float | None,
+        typer.Option(
+            min=0.1, help="Seconds the target may run; what was seen until then is judged.", show_default="none"
+        ),
+    ] = None,
+    fail_on: Annotated[
+        FailOn, typer.Option(help="Exit with 1 at a finding of this severity or above.")
+    ] = FailOn.WARNING,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, and nothing else.")] = False,
+    workspace: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for logs/ and review_packages/.", show_default="$BFO_DIAG_WORKSPACE, else the current folder"
+        ),
+    ] = None,
+) -> None:
+    """Hold the options that every probe has: their signature is what counts."""
+
+
+def probe_command(probe: Probe) -> Callable[..., None]:
+    """Return a function with the signature that typer reads: TARGET, the probe's options, the common ones."""
+    own = dict(list(inspect.signature(probe.capture).parameters.items())[1:])
+    hints = typing.get_type_hints(probe.capture, include_extras=True)
+    common = inspect.signature(_common).parameters
+    common_hints = typing.get_type_hints(_common, include_extras=True)
+
+    def command(**given: Any) -> None:
+        options = {name: given.pop(name) for name in own}
+        raise typer.Exit(int(_run(probe, options, **given)))
+
+    parameters = [
+        common["target"].replace(annotation=common_hints["target"]),
+        *(parameter.replace(annotation=hints[name]) for name, parameter in own.items()),
+        *(p.replace(annotation=common_hints[name]) for name, p in common.items() if name != "target"),
+    ]
+    command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters]
+    )
+    command.__annotations__ = {p.name: p.annotation for p in parameters}
+    command.__name__ = probe.name
+    return command
+
+
+def _run(
+    probe: Probe,
+    options: dict[str, Any],
+    *,
+    target: str | None,
+    input: list[str] | None,
+    device: str,
+    seed: int,
+    timeout: float | None,
+    fail_on: FailOn,
+    json: bool,
+    workspace: Path | None,
+) -> ExitCode:
+    errors = rendering.console(stderr=True)
+    out = errors if json else rendering.console()
+    try:
+        if target is not None:
+            targets.check(target)
+        elif input:
+            raise DiagError("--input goes with an nn.Module as TARGET", mend="name the module: file.py:Name")
+        job = runner.Job(
+            probe=probe,
+            target=target,
+            inputs=tuple(input or ()),
+            device=device,
+            seed=seed,
+            timeout=timeout,
+            options=options,
+            argv=tuple(sys.argv),
+        )
+        place = Workspace.find(workspace)
+        with watching(errors, probe.name) as progress:
+            folder, run = runner.run(job, place, progress=progress)
+        refused = runner.refusal(run)
+        if refused is not None:
+            rendering.show_error(refused, errors)
+            rendering.show_written(folder, errors)
+            return refused.exit_code
+    except DiagError as error:
+        rendering.show_error(error, errors)
+        return error.exit_code
+    except KeyboardInterrupt:
+        errors.print("interrupted before the run began")
+        return ExitCode.INTERRUPTED
+    found = report.findings(run, probe)
+    if json:
+        sys.stdout.write(dumps(report.document(run, probe, found)) + "\n")
+    else:
+        rendering.show(report.build(run, probe, found), out)
+        _show_traceback(run, errors)
+    rendering.show_written(folder, out)
+    least = None if fail_on is FailOn.NONE else Severity(fail_on.value)
+    return report.exit_code(run, probe, found, fail_on=least)
+
+
+def _show_traceback(run: Any, errors: Any) -> None:
+    for _, observation in run.of_kind("raised"):
+        for line in str(observation.values["traceback"]).rstrip().split("\n"):
+            errors.print(f"  | {rendering.clean(line)}", soft_wrap=True)

@@ -1,0 +1,43 @@
+"""How a run ended, whatever was examined."""
+
+from bfo_diag.findings import Entry
+from bfo_diag.records import Severity
+
+ENTRIES = (
+    Entry(
+        "TARGET-RAISED",
+        Severity.ERROR,
+        why="The target's own code raised an exception; what was seen before is in the log.",
+        fix="mend the exception first: its place and traceback are the target's own",
+    ),
+    Entry(
+        "TARGET-DIED",
+        Severity.ERROR,
+        why="The process that ran the target ended without saying so: a signal, os._exit, or no memory left.",
+        fix="read raw/stderr.txt of the run; run fewer steps or smaller inputs if memory ran out",
+    ),
+    Entry(
+        "TARGET-TIMED-OUT",
+        Severity.ERROR,
+        why="The target ran longer than --timeout; what was seen until then is judged.",
+        fix="raise --timeout, or ask for fewer --steps",
+    ),
+    Entry(
+        "RUN-INTERRUPTED",
+        Severity.ERROR,
+        why="The run was stopped from the keyboard; what was seen until then is judged.",
+        fix="run it again, with fewer --steps if it takes too long",
+    ),
+    Entry(
+        "DIAG-DEFECT",
+        Severity.ERROR,
+        why="Code of bfo-diag raised, not the target's.",
+        fix="report it with the run's folder; the traceback is in raw/stderr.txt",
+    ),
+    Entry(
+        "LOG-DAMAGED",
+        Severity.WARNING,
+        why="A line of the log was cut short or is no valid record; the others are judged.",
+        fix="run it again if what is missing matters",
+    ),
+)

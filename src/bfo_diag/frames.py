@@ -1,0 +1,154 @@
+"""Whose code a stack frame is: the user's, a library's, torch's, Python's or ours; and the place it stands at.
+
+Torch's and our own frames are never shown as the place of a fault: the line that called them is.
+"""
+
+from __future__ import annotations
+
+import linecache
+import sys
+import sysconfig
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+from functools import cache
+from pathlib import Path
+from types import CodeType, FrameType, TracebackType
+
+from bfo_diag.records import Place
+
+
+class Owner(Enum):
+    """Whose code it is."""
+
+    USER = "user"
+    LIBRARY = "library"
+    TORCH = "torch"
+    PYTHON = "python"
+    OURS = "ours"
+
+
+_OUR_FOLDER = Path(__file__).resolve().parent
+_OUR_CASES = _OUR_FOLDER / "cases"
+_OUR_LIBRARY = "pytorch_bfo_optimizer"
+_PYTHON_FOLDERS = tuple(
+    Path(folder).resolve() for name in ("stdlib", "platstdlib") if (folder := sysconfig.get_path(name)) is not None
+)
+_LONGEST_SEARCHED = 1000
+_user_roots: list[Path] = []
+
+
+def claim_for_user(root: Path) -> None:
+    """Count everything below `root` as the user's, wherever it is installed (a target given as `pkg.mod:name`)."""
+    if root.resolve() not in _user_roots:
+        _user_roots.append(root.resolve())
+        owner_of_file.cache_clear()
+
+
+@cache
+def owner_of_file(filename: str) -> Owner:
+    """Return whose file it is, by where it lies."""
+    if filename.startswith("<frozen"):
+        return Owner.PYTHON
+    path = Path(filename)
+    if not path.is_absolute():
+        return Owner.USER if not filename.startswith("<") else Owner.LIBRARY
+    path = path.resolve()
+    parts = path.parts
+    if path.is_relative_to(_OUR_FOLDER) and not path.is_relative_to(_OUR_CASES):
+        return Owner.OURS
+    if any(path.is_relative_to(root) for root in _user_roots) or path.is_relative_to(_OUR_CASES):
+        return Owner.USER
+    if "site-packages" in parts or "dist-packages" in parts:
+        after = parts[max(i for i, part in enumerate(parts) if part in ("site-packages", "dist-packages")) + 1 :]
+        return Owner.TORCH if after and after[0] in ("torch", "functorch") else Owner.LIBRARY
+    if _OUR_LIBRARY in parts:
+        return Owner.LIBRARY
+    if any(path.is_relative_to(folder) for folder in _PYTHON_FOLDERS):
+        return Owner.PYTHON
+    return Owner.USER
+
+
+@dataclass(frozen=True)
+class Spot:
+    """One source line in a stack."""
+
+    file: str
+    line: int
+    function: str
+    owner: Owner
+
+    @property
+    def source(self) -> str:
+        """The text of the line, read when it is shown; empty where there is none."""
+        return linecache.getline(self.file, self.line).strip()
+
+    def place(self, *, step: int | None = None, parameter: str | None = None) -> Place:
+        """Return the spot as a `Place` of the record."""
+        return Place(
+            file=self.file,
+            line=self.line,
+            source=self.source or None,
+            function=self.function,
+            step=step,
+            parameter=parameter,
+        )
+
+
+def _spot(code: CodeType, line: int | None) -> Spot:
+    name = getattr(code, "co_qualname", code.co_name)
+    return Spot(code.co_filename, line or 0, name, owner_of_file(code.co_filename))
+
+
+def _outward(frame: FrameType | None) -> Iterator[Spot]:
+    while frame is not None:
+        yield _spot(frame.f_code, frame.f_lineno)
+        frame = frame.f_back
+
+
+def here(depth: int = 1, *, limit: int = 8) -> tuple[Spot, ...]:
+    """Return the spots of the user's and of libraries' code that led here, innermost first.
+
+    The stack ends where our own code called the target.
+    """
+    found: list[Spot] = []
+    for spot in _outward(sys._getframe(depth)):
+        if spot.owner in (Owner.USER, Owner.LIBRARY):
+            found.append(spot)
+            if len(found) == limit:
+                break
+    return tuple(found)
+
+
+def variable_name(value: object) -> str | None:
+    """Return the name under which the user's code on the stack holds `value` (a variable, or an item of one)."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if owner_of_file(frame.f_code.co_filename) is Owner.USER:
+            for name, held in (*frame.f_locals.items(), *frame.f_globals.items()):
+                if held is value:
+                    return name
+                if isinstance(held, (list, tuple)) and len(held) <= _LONGEST_SEARCHED:
+                    for index, item in enumerate(held):
+                        if item is value:
+                            return f"{name}[{index}]"
+                elif isinstance(held, dict) and len(held) <= _LONGEST_SEARCHED and name != "__builtins__":
+                    for key, item in held.items():
+                        if item is value:
+                            return f"{name}[{key!r}]"
+        frame = frame.f_back
+    return None
+
+
+def innermost(stack: tuple[Spot, ...]) -> Spot | None:
+    """Return the user's own innermost line, else a library's."""
+    return next((spot for spot in stack if spot.owner is Owner.USER), stack[0] if stack else None)
+
+
+def of_traceback(trace: TracebackType | None) -> tuple[Spot, ...]:
+    """Return all spots of a traceback, innermost first."""
+    spots: list[Spot] = []
+    while trace is not None:
+        spots.append(_spot(trace.tb_frame.f_code, trace.tb_lineno))
+        trace = trace.tb_next
+    return tuple(reversed(spots))

@@ -1,0 +1,157 @@
+"""`bfo-diag gradients`: why a training step gets no gradient, and how each gradient mode fares with an optimizer.
+
+With a TARGET that is a step, closure, factory or module: which parameters got a gradient, and which operation cut
+off those that did not. With an Optimizer class, or no TARGET: each gradient mode against each scenario.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated
+
+import typer
+
+from bfo_diag.errors import DiagError
+from bfo_diag.probes import Probe, Request
+from bfo_diag.probes.gradients import judge as judging
+from bfo_diag.probes.gradients import matrix_judge
+from bfo_diag.records import Finding, Observation, Run, Table
+
+MODE_NAMES = ("dual", "smart", "config", "minimal", "as-is")
+SCENARIO_NAMES = (
+    "all-grad",
+    "no-grad",
+    "mixed",
+    "toggled",
+    "detached",
+    "under-no-grad",
+    "item-loss",
+    "frozen-backbone",
+    "nan-region",
+    "raises",
+    "autocast",
+    "accumulation",
+)
+
+
+def capture(
+    request: Request,
+    *,
+    mode: Annotated[
+        str, typer.Option(help=f"Gradient mode for an optimizer: {', '.join(MODE_NAMES)}; several with commas, or all.")
+    ] = "all",
+    scenario: Annotated[
+        str,
+        typer.Option(help=f"Scenario for an optimizer: {', '.join(SCENARIO_NAMES)}; several with commas, or all."),
+    ] = "all",
+    steps: Annotated[int, typer.Option(min=1, help="Training steps to run, of the target or in each cell.")] = 3,
+    evaluations: Annotated[
+        int, typer.Option(min=1, help="Evaluations of the closure that each cell of the matrix may use.")
+    ] = 200,
+) -> Iterator[Observation]:
+    """Find out where gradients get lost, and which gradient mode trains."""
+    from bfo_diag.probes.gradients import matrix, step
+    from bfo_diag.probes.gradients.trace import Trace
+
+    modes, scenarios = chosen(mode, MODE_NAMES, "--mode"), chosen(scenario, SCENARIO_NAMES, "--scenario")
+    optimizer_class: object
+    if request.text is None:
+        from pytorch_bfo_optimizer import HybridBFO
+
+        optimizer_class = HybridBFO
+    else:
+        with Trace() as trace:
+            target = request.load()
+            yield Observation("case", target.record.to_json())
+            if target.kind != "optimizer":
+                if (modes, scenarios) != (MODE_NAMES, SCENARIO_NAMES):
+                    raise DiagError(
+                        f"--mode and --scenario go with an Optimizer class; {request.text} is a {target.kind}",
+                        mend="leave them out to examine the step as it is",
+                    )
+                yield from step.examine(trace, target, steps=steps)
+                return
+        optimizer_class = target.value
+    plan = matrix.Plan(
+        modes=modes,
+        scenarios=scenarios,
+        steps=steps,
+        evaluations=evaluations,
+        device=request.device,
+        seed=request.seed,
+    )
+    yield from matrix.run(plan, optimizer_class)
+
+
+def chosen(text: str, known: tuple[str, ...], option: str) -> tuple[str, ...]:
+    """Return the names in a comma-separated list, or all of them.
+
+    Raises:
+        DiagError: a name that is not known.
+    """
+    if text == "all":
+        return known
+    names = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    wrong = [name for name in names if name not in known]
+    if wrong or not names:
+        raise DiagError(
+            f"{option} {', '.join(wrong) or repr(text)} is not known", mend=f"choose from {', '.join(known)}, or all"
+        )
+    return names
+
+
+def tables(run: Run) -> Iterator[Table]:
+    """Yield the matrix of each workload, and the parameters of a step."""
+    yield from matrix_judge.tables(run)
+    found = judging.histories(run)
+    if not found:
+        return
+    rows = []
+    for history in found.values():
+        values = history.last
+        norm = f"{history.norms[-1][1]:.3g}" if history.norms else "-"
+        shape = "x".join(map(str, values.get("shape", ()))) or "scalar"
+        held = {True: "yes", False: "no", None: "no optimizer seen"}[values.get("in_optimizer")]
+        rows.append((history.name, shape, str(values.get("status", "?")).replace("_", " "), norm, held))
+    yield Table(
+        title="Parameters after the last step",
+        columns=("parameter", "shape", "gradient", "norm", "in optimizer"),
+        rows=tuple(rows),
+    )
+
+
+def verdict(run: Run, findings: tuple[Finding, ...]) -> str:
+    """Return the answer in one line."""
+    cells = [observation.values for _, observation in run.of_kind("cell")]
+    if cells:
+        count = {name: sum(cell["status"] == name for cell in cells) for name in ("trained", "refused", "failed")}
+        odd = sum(cell["status"] not in ("trained", cell["expected"], "refused") for cell in cells)
+        said = f"{count['trained']} of {len(cells)} cells trained, {count['refused']} refused by name, "
+        said += f"{count['failed']} failed"
+        return said + (f", {odd} of them where they should have trained." if odd else ", each where it should.")
+    found = judging.histories(run)
+    with_gradient = sum(history.has_gradient for history in found.values())
+    not_measured = [h for h in found.values() if not h.has_gradient and h.last.get("status") == "not_measured"]
+    if found and len(not_measured) == len(found):
+        return "Not measured: the step ended before its backward pass."
+    if not found:
+        return "No parameter was seen."
+    if with_gradient == len(found):
+        worst = max((f.severity.rank for f in findings), default=-1)
+        good = "a gradient" if worst >= 1 else "a finite gradient that is not zero"
+        return f"Every one of {len(found)} parameters got {good}."
+    return f"{len(found) - with_gradient} of {len(found)} parameters got no gradient."
+
+
+PROBE = Probe(
+    name="gradients",
+    help="Why a training step gets no gradient: each cut with its line and mend.",
+    capture=capture,
+    judge=judging.judge,
+    summarise=judging.summarise,
+    tables=tables,
+    verdict=verdict,
+    measured=frozenset({"cell", "step"}),
+    # What torch.compile captured runs out of the trace's sight: the analysis runs it eagerly.
+    environment={"TORCHDYNAMO_DISABLE": "1"},
+)

@@ -1,0 +1,166 @@
+"""Runs a target's own training step under the trace, and yields what was seen of its gradients."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from bfo_diag.attempt import Attempt, attempt
+from bfo_diag.errors import TargetLoadError
+from bfo_diag.probes.gradients.cuts import StepAnalysis, leaf_name, leaf_values
+from bfo_diag.probes.gradients.naming import name_case, name_visible
+from bfo_diag.probes.gradients.trace import Leaf, Trace
+from bfo_diag.records import Case, Observation, Place
+from bfo_diag.targets import Target
+
+
+def examine(trace: Trace, target: Target, *, steps: int) -> Iterator[Observation]:
+    """Run `steps` steps of the target and yield the facts of each.
+
+    The target was loaded inside `trace`, so that a `requires_grad = False` at import time is known with its place.
+    """
+    made = attempt(target.make)
+    if made.value is None:
+        yield from _stopped(made, "make", None)
+        return
+    case = made.value
+    name_case(trace, case)
+    reporter = _Reporter(trace)
+    number = 0
+    while number < steps:
+        trace.begin_step()
+        began = time.perf_counter()
+        result = attempt(case.step)
+        step_ms = (time.perf_counter() - began) * 1e3
+        if number == 0 and result.ok and (remade := _from_factory(target, case, result.value)) is not None:
+            # The name was a factory: what it returned is the case, and its call was no step.
+            case = remade
+            name_case(trace, case)
+            continue
+        number += 1
+        backward_by = "target" if trace.step.backwards else None
+        if result.ok and backward_by is None and _can_go_back(result.value):
+            loss = result.value
+            backward = attempt(lambda loss=loss: loss.sum().backward())  # type: ignore[misc]
+            backward_by = "bfo-diag"
+            if not backward.ok:
+                result = Attempt(raised=backward.raised, timed_out=backward.timed_out)
+        name_visible(trace, case.step)
+        yield from reporter.step(number, result, step_ms=step_ms, backward_by=backward_by)
+        if not result.ok:
+            return
+
+
+def _from_factory(target: Target, case: Case, returned: object) -> Case | None:
+    """Return the case that the target's own function made; a module's step or a case's step is no factory."""
+    if case.step is not target.value:
+        return None
+    made = target.resolve(returned)
+    if made is None and target.inputs:
+        raise TargetLoadError(
+            f"--input goes with an nn.Module, and {target.record.target} returned {type(returned).__name__}"
+        )
+    return made
+
+
+def _can_go_back(value: object) -> bool:
+    return isinstance(value, torch.Tensor) and value.requires_grad and not value.is_complex()
+
+
+def _stopped(result: Attempt[Any], phase: str, step: int | None) -> Iterator[Observation]:
+    if result.timed_out:
+        yield Observation("timed_out", {"phase": phase}, None if step is None else Place(step=step))
+    elif result.raised is not None:
+        yield result.raised.observation(phase, step=step)
+
+
+class _Reporter:
+    """Yields the facts of each step; of a parameter only what is new, so that long runs keep small logs."""
+
+    def __init__(self, trace: Trace) -> None:
+        self._trace = trace
+        self._last: dict[int, tuple[Any, ...]] = {}
+        self._optimizers = 0
+
+    def step(
+        self, number: int, result: Attempt[Any], *, step_ms: float, backward_by: str | None
+    ) -> Iterator[Observation]:
+        trace = self._trace
+        analysis = StepAnalysis(
+            trace, returned=result.value, raised=result.raised is not None, timed_out=result.timed_out
+        )
+        backwards = trace.step.backwards
+        yield Observation(
+            "step",
+            {
+                "step_ms": step_ms,
+                "operations": trace.step.operations,
+                "backwards": sum(backward.finished for backward in backwards),
+                "backward_by": backward_by,
+                "loss": backwards[-1].loss if backwards else _number(result.value),
+                "returned": type(result.value).__name__,
+                "judged": analysis.judged,
+            },
+            Place(step=number),
+        )
+        for backward in backwards:
+            if not backward.requires_grad:
+                spot = backward.spot
+                yield Observation(
+                    "backward_without_graph",
+                    {"loss": backward.loss},
+                    spot.place(step=number) if spot else Place(step=number),
+                )
+        for cut in analysis.cuts:
+            yield cut.observation(number)
+        yield from self._new_optimizers()
+        yield from self._parameters(number, analysis.status)
+        zero = [leaf for leaf in trace.leaves if leaf.stats and leaf.stats.get("grad_norm") == 0.0]
+        if zero:
+            yield from analysis.zero_derivatives(zero)
+        yield from _stopped(result, "step", number)
+
+    def _new_optimizers(self) -> Iterator[Observation]:
+        for optimizer in self._trace.optimizers[self._optimizers :]:
+            groups = optimizer.param_groups
+            yield Observation(
+                "optimizer",
+                {
+                    "class": f"{type(optimizer).__module__}.{type(optimizer).__qualname__}",
+                    "groups": len(groups),
+                    "parameters": sum(len(group["params"]) for group in groups),
+                },
+            )
+        self._optimizers = len(self._trace.optimizers)
+
+    def _parameters(self, number: int, status: dict[int, str]) -> Iterator[Observation]:
+        optimized = {
+            id(parameter)
+            for optimizer in self._trace.optimizers
+            for group in optimizer.param_groups
+            for parameter in group["params"]
+        }
+        for leaf in self._trace.leaves:
+            if leaf.index not in status:
+                continue
+            in_optimizer = id(leaf.tensor) in optimized if self._trace.optimizers else None
+            values = leaf_values(leaf, status[leaf.index], in_optimizer=in_optimizer)
+            key = _class_of(leaf, values)
+            if self._last.get(leaf.index) != key:
+                self._last[leaf.index] = key
+                yield Observation("parameter", values, Place(parameter=leaf_name(leaf), step=number))
+
+
+def _class_of(leaf: Leaf, values: dict[str, Any]) -> tuple[Any, ...]:
+    norm = values.get("grad_norm")
+    size = None if norm is None else "zero" if norm == 0 else f"{norm:.0e}"
+    return (leaf_name(leaf), values["status"], size, values.get("nan_count"), values.get("inf_count"))
+
+
+def _number(value: object) -> float | None:
+    if isinstance(value, torch.Tensor) and value.numel() == 1 and not value.is_complex():
+        return float(value.detach())
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None

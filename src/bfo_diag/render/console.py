@@ -1,0 +1,106 @@
+"""A report as text for a terminal or a pipe. All text of a run is data: shown as it is, never as markup."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from bfo_diag.errors import DiagError
+from bfo_diag.records import Finding, Report, Severity, Table
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+_STYLE = {Severity.ERROR: "bold red", Severity.WARNING: "yellow", Severity.NOTE: "cyan"}
+_PIPE_WIDTH = 160
+
+
+def clean(text: str) -> str:
+    """Return `text` with control characters (escape codes, text direction) made visible as hexadecimal codes."""
+    return _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", text.replace("\t", "    "))
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Return a console; in a pipe it is wide, so that a table's cells stay on one line."""
+    made = Console(stderr=stderr, highlight=False, emoji=False, markup=False, soft_wrap=False)
+    return (
+        made
+        if made.is_terminal
+        else Console(stderr=stderr, highlight=False, emoji=False, markup=False, width=_PIPE_WIDTH)
+    )
+
+
+def show(report: Report, out: Console) -> None:
+    """Print the report: findings, tables, then the verdict, which is what should stand next to the prompt."""
+    for table in report.tables:
+        _table(table, out)
+    grave = [finding for finding in report.findings if finding.severity is not Severity.NOTE]
+    notes = [finding for finding in report.findings if finding.severity is Severity.NOTE]
+    for finding in grave:
+        _finding(finding, out)
+    if notes:
+        out.print(Text(f"{len(notes)} note{'s' if len(notes) > 1 else ''}:", style="bold"))
+    for finding in notes:
+        _note(finding, out)
+    for line in report.lines:
+        out.print(Text(clean(f"log: {line}"), style="yellow"))
+    out.print()
+    out.print(Text(clean(report.verdict), style="bold green" if report.clean else "bold red"))
+
+
+def _table(table: Table, out: Console) -> None:
+    drawn = RichTable(title=Text(clean(table.title), style="bold"), title_justify="left", caption_justify="left")
+    if table.caption:
+        drawn.caption = Text(clean(table.caption))
+    for index, column in enumerate(table.columns):
+        drawn.add_column(Text(clean(column)), no_wrap=index == 0, overflow="fold")
+    for row in table.rows:
+        drawn.add_row(*(Text(clean(cell), style=_cell_style(cell)) for cell in row))
+    out.print(drawn)
+
+
+def _cell_style(cell: str) -> str:
+    if cell.startswith(("failed", "refused")):
+        return "dim" if cell.endswith("(as it should)") else "red"
+    return ""
+
+
+def _finding(finding: Finding, out: Console) -> None:
+    out.print()
+    head = Text()
+    head.append(finding.severity.value, style=_STYLE[finding.severity])
+    head.append(f" {finding.code}", style="bold")
+    place = finding.place
+    if place is not None and place.file is not None:
+        head.append(f"  {clean(str(place))}")
+    out.print(head, soft_wrap=True)
+    if place is not None and place.source:
+        out.print(Text(f"    > {clean(place.source)}", style="bold"), soft_wrap=True)
+    out.print(Text(f"    {clean(finding.message)}"))
+    if finding.fix:
+        out.print(Text(f"    mend: {clean(finding.fix)}"))
+    if finding.url:
+        out.print(Text(f"    see:  {clean(finding.url)}", style="dim"), soft_wrap=True)
+
+
+def _note(finding: Finding, out: Console) -> None:
+    place = f" {finding.place}" if finding.place is not None and finding.place.file is not None else ""
+    first_line = finding.message.split("\n", 1)[0]
+    out.print(Text(clean(f"  {finding.code}{place}  {first_line}")))
+
+
+def show_error(error: DiagError, out: Console) -> None:
+    """Print what was wrong, its details, and the mend last."""
+    out.print(Text("error: ", style="bold red").append(clean(error.message), style=""), soft_wrap=True)
+    if error.detail:
+        for line in error.detail.rstrip().split("\n"):
+            out.print(Text(f"  | {clean(line)}"), soft_wrap=True)
+    if error.mend:
+        out.print(Text(f"mend:  {clean(error.mend)}"), soft_wrap=True)
+
+
+def show_written(path: Path, out: Console) -> None:
+    """Print the last line of every run."""
+    out.print(Text(f"Wrote {path}"), soft_wrap=True)

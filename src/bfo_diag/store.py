@@ -1,0 +1,191 @@
+"""The only writer and reader of logs/: `logs/<utc>-<probe>-<case>/{run.json,observations.jsonl,raw/}`.
+
+A kill at any moment leaves a readable log: `run.json` is replaced in one step, and each observation is one
+`write` of one line. The reader passes over a last line that was cut short, and says so.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import datetime, timezone
+from pathlib import Path
+from types import TracebackType
+
+from bfo_diag.errors import RecordError, WorkspaceError
+from bfo_diag.records import CaseRecord, JSONValue, Observation, Outcome, Run, RunHeader, dumps, loads
+from bfo_diag.workspace import Workspace
+
+RUN_FILE = "run.json"
+OBSERVATIONS_FILE = "observations.jsonl"
+RAW_FOLDER = "raw"
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Turn a failed write into an error that names the file and the mend."""
+    try:
+        yield
+    except OSError as error:
+        raise WorkspaceError(
+            f"the log {path} can't be written: {error.strerror or error}",
+            mend="free some space or name another folder with --workspace DIR; what was recorded before is kept",
+        ) from error
+
+
+def slug(text: str, *, limit: int = 48) -> str:
+    """Return `text` as a part of a file name: letters, digits, '-', '_' and '.'."""
+    return re.sub(r"[^A-Za-z0-9_.]+", "-", text).strip("-.")[:limit].strip("-.") or "case"
+
+
+class ObservationWriter:
+    """Appends observations to a log, each as one whole line."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / OBSERVATIONS_FILE
+        with _writing(self._path):
+            self._descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            size = os.fstat(self._descriptor).st_size
+            # A line that a killed writer cut short must not swallow the next one.
+            if size and self._path.read_bytes()[-1:] != b"\n":
+                os.write(self._descriptor, b"\n")
+
+    def write(self, observation: Observation) -> None:
+        """Append one line.
+
+        Raises:
+            WorkspaceError: the disk is full or the file is gone.
+        """
+        line = (dumps(observation.to_json()) + "\n").encode()
+        with _writing(self._path):
+            while line:
+                line = line[os.write(self._descriptor, line) :]
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._descriptor)
+
+    def __enter__(self) -> ObservationWriter:
+        """Return self."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the file."""
+        self.close()
+
+
+def utc_now() -> datetime:
+    """Return the present, with its time zone."""
+    return datetime.now(timezone.utc)
+
+
+def create(
+    workspace: Workspace,
+    *,
+    probe: str,
+    case: CaseRecord,
+    argv: Iterable[str],
+    environment: dict[str, JSONValue],
+    options: dict[str, JSONValue],
+) -> tuple[Path, RunHeader]:
+    """Make the folder of a new run, with a `run.json` that says it is running.
+
+    Two runs that start in the same second get folders of their own.
+    """
+    now = utc_now()
+    stem = f"{now:%Y%m%dT%H%M%SZ}-{slug(probe)}-{slug(case.name)}"
+    for attempt in range(1, 1000):
+        run_id = stem if attempt == 1 else f"{stem}-{attempt}"
+        folder = workspace.logs / run_id
+        with _writing(folder):
+            try:
+                folder.mkdir()
+            except FileExistsError:
+                continue
+            (folder / RAW_FOLDER).mkdir()
+        header = RunHeader(
+            run_id=run_id,
+            probe=probe,
+            argv=tuple(argv),
+            started_utc=now.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            case=case,
+            environment=environment,
+            options=options,
+        )
+        write_header(folder, header, Outcome.RUNNING)
+        return folder, header
+    raise WorkspaceError(f"{workspace.logs} holds 1000 runs of this very second", mend="try again")
+
+
+def write_header(folder: Path, header: RunHeader, outcome: Outcome) -> None:
+    """Replace `run.json` in one step: a reader sees the old one or the new one."""
+    path = folder / RUN_FILE
+    partial = folder / (RUN_FILE + ".partial")
+    with _writing(path):
+        try:
+            partial.write_text(dumps({**header.to_json(), "outcome": outcome.value}, indent=1) + "\n", "utf-8")
+            partial.replace(path)
+        except OSError:
+            partial.unlink(missing_ok=True)
+            raise
+
+
+def finish(folder: Path, header: RunHeader, outcome: Outcome) -> Run:
+    """Write how the run ended, with the environment and case as the child process saw them; return the whole."""
+    seen = read(folder)
+    for observation in seen.observations:
+        if observation.kind == "environment":
+            header = replace(header, environment={**header.environment, **observation.values})
+        elif observation.kind == "case":
+            header = replace(header, case=CaseRecord.from_json(dict(observation.values)))
+    write_header(folder, header, outcome)
+    return replace(seen, header=header, outcome=outcome)
+
+
+def read(folder: Path) -> Run:
+    """Read a run, tolerating what a kill leaves behind.
+
+    A run that says it is still running is returned as such: the caller knows whether its writer lives.
+
+    Raises:
+        RecordError: there is no run in `folder`, or its header can't be read.
+    """
+    try:
+        data = loads((folder / RUN_FILE).read_bytes())
+    except OSError as error:
+        raise RecordError(f"no run in {folder}: {error.strerror}", mend="name a folder under logs/") from error
+    except RecordError as error:
+        raise RecordError(f"{folder / RUN_FILE}: {error.message}") from error
+    header = RunHeader.from_json(data)
+    try:
+        outcome = Outcome(data.get("outcome"))
+    except ValueError as error:
+        raise RecordError(f"{folder / RUN_FILE}: {error}") from error
+    observations, damaged = _read_observations(folder / OBSERVATIONS_FILE)
+    return Run(header=header, observations=observations, outcome=outcome, damaged=damaged)
+
+
+def _read_observations(path: Path) -> tuple[tuple[Observation, ...], tuple[str, ...]]:
+    if not path.exists():
+        return (), ()
+    observations: list[Observation] = []
+    damaged: list[str] = []
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                observations.append(Observation.from_json(loads(line)))
+            except RecordError as error:
+                # The line keeps its number, so that evidence still points to the right one.
+                observations.append(Observation("damaged", {"why": error.message}))
+                damaged.append(f"{path.name} line {number}: {error.message}")
+    return tuple(observations), tuple(damaged)
+
+
+def runs(workspace: Workspace) -> list[Path]:
+    """Return the folders of all runs, oldest first."""
+    return sorted(path.parent for path in workspace.logs.glob(f"*/{RUN_FILE}"))
