@@ -32,9 +32,14 @@ class Raised:
     stack: tuple[frames.Spot, ...]
     by_target: bool
 
+    @property
+    def spot(self) -> frames.Spot | None:
+        """The innermost line of the user's code, else of a library's."""
+        return frames.innermost(tuple(s for s in self.stack if s.owner in (frames.Owner.USER, frames.Owner.LIBRARY)))
+
     def observation(self, phase: str, *, step: int | None = None) -> Observation:
         """Return the fact for the log; `phase` says what the target was doing (load, make, step)."""
-        spot = frames.innermost(tuple(s for s in self.stack if s.owner in (frames.Owner.USER, frames.Owner.LIBRARY)))
+        spot = self.spot
         return Observation(
             "raised",
             {

@@ -57,16 +57,21 @@ def owner_of_file(filename: str) -> Owner:
     parts = path.parts
     if path.is_relative_to(_OUR_FOLDER) and not path.is_relative_to(_OUR_CASES):
         return Owner.OURS
+    after = _below_site_packages(parts)
+    if after[:1] in (("torch",), ("functorch",)):
+        return Owner.TORCH
     if any(path.is_relative_to(root) for root in _user_roots) or path.is_relative_to(_OUR_CASES):
         return Owner.USER
-    if "site-packages" in parts or "dist-packages" in parts:
-        after = parts[max(i for i, part in enumerate(parts) if part in ("site-packages", "dist-packages")) + 1 :]
-        return Owner.TORCH if after and after[0] in ("torch", "functorch") else Owner.LIBRARY
-    if _OUR_LIBRARY in parts:
+    if after or _OUR_LIBRARY in parts:
         return Owner.LIBRARY
     if any(path.is_relative_to(folder) for folder in _PYTHON_FOLDERS):
         return Owner.PYTHON
     return Owner.USER
+
+
+def _below_site_packages(parts: tuple[str, ...]) -> tuple[str, ...]:
+    folders = [index for index, part in enumerate(parts) if part in ("site-packages", "dist-packages")]
+    return parts[folders[-1] + 1 :] if folders else ()
 
 
 @dataclass(frozen=True)

@@ -223,9 +223,9 @@ def _load_file(path: Path) -> ModuleType:
 def _load_module(name: str) -> ModuleType:
     sys.path.insert(0, str(Path.cwd()))
     module = _import(name, name)
-    if module.__file__ is not None:
-        file = Path(module.__file__)
-        frames.claim_for_user(file if "." not in name else file.parents[name.count(".")])
+    top = sys.modules[name.partition(".")[0]]
+    for folder in getattr(top, "__path__", None) or ([top.__file__] if top.__file__ else []):
+        frames.claim_for_user(Path(folder))
     return module
 
 
@@ -236,13 +236,14 @@ def _import(name: str, shown: str) -> ModuleType:
 
 
 def _run_import(work: Callable[[], None], shown: str) -> None:
+    alone = f"python {shown}" if shown.endswith(".py") else f"python -c 'import {shown}'"
     got = attempt(work)
     if got.timed_out:
         raise TargetLoadError(f"importing {shown} took longer than --timeout", mend="raise --timeout")
     if got.raised is not None:
         raise TargetLoadError(
             f"importing {shown} failed: {got.raised.type}: {got.raised.message}",
-            mend="the file must import on its own: run `python -c 'import ...'` in the same environment and folder",
+            mend=f"it must import on its own, in this environment and from this folder: {alone}",
             detail=got.raised.traceback,
         )
 

@@ -8,17 +8,17 @@ import typing
 from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bfo_diag import report, runner, targets
-from bfo_diag.cli.progress import watching
 from bfo_diag.errors import DiagError, ExitCode
 from bfo_diag.probes import Probe
-from bfo_diag.records import Severity, dumps
-from bfo_diag.render import console as rendering
-from bfo_diag.workspace import Workspace
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from bfo_diag.records import Run
 
 
 class FailOn(str, Enum):
@@ -34,7 +34,7 @@ def _common(
     target: Annotated[
         str | None,
         typer.Argument(
-            metavar="[TARGET]",
+            metavar="TARGET",
             help="path/to/file.py:name or package.module:name, where name is a step or closure without arguments, a "
             "factory of a bfo_diag.Case, an nn.Module, or a torch.optim.Optimizer class. Without it the built-in "
             "cases run.",
@@ -109,6 +109,13 @@ def _run(
     json: bool,
     workspace: Path | None,
 ) -> ExitCode:
+    # Imported here, so that --help costs no more than typer and rich do.
+    from bfo_diag import report, runner, targets
+    from bfo_diag.cli.progress import watching
+    from bfo_diag.records import Severity, dumps
+    from bfo_diag.render import console as rendering
+    from bfo_diag.workspace import Workspace
+
     errors = rendering.console(stderr=True)
     out = errors if json else rendering.console()
     try:
@@ -151,7 +158,9 @@ def _run(
     return report.exit_code(run, probe, found, fail_on=least)
 
 
-def _show_traceback(run: Any, errors: Any) -> None:
+def _show_traceback(run: Run, errors: Console) -> None:
+    from bfo_diag.render.console import clean
+
     for _, observation in run.of_kind("raised"):
         for line in str(observation.values["traceback"]).rstrip().split("\n"):
-            errors.print(f"  | {rendering.clean(line)}", soft_wrap=True)
+            errors.print(f"  | {clean(line)}", soft_wrap=True)

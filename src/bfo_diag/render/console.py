@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -19,7 +20,7 @@ _PIPE_WIDTH = 160
 
 def clean(text: str) -> str:
     """Return `text` with control characters (escape codes, text direction) made visible as hexadecimal codes."""
-    return _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", text.replace("\t", "    "))
+    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text.replace("\t", "    "))
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -63,7 +64,7 @@ def _table(table: Table, out: Console) -> None:
 
 def _cell_style(cell: str) -> str:
     if cell.startswith(("failed", "refused")):
-        return "dim" if cell.endswith("(as it should)") else "red"
+        return "dim" if cell.endswith("as it should") else "red"
     return ""
 
 
@@ -71,16 +72,16 @@ def _finding(finding: Finding, out: Console) -> None:
     out.print()
     head = Text()
     head.append(finding.severity.value, style=_STYLE[finding.severity])
-    head.append(f" {finding.code}", style="bold")
+    head.append(f" {clean(finding.code)}", style="bold")
     place = finding.place
     if place is not None and place.file is not None:
         head.append(f"  {clean(str(place))}")
     out.print(head, soft_wrap=True)
     if place is not None and place.source:
         out.print(Text(f"    > {clean(place.source)}", style="bold"), soft_wrap=True)
-    out.print(Text(f"    {clean(finding.message)}"))
+    out.print(_indented(finding.message, 4))
     if finding.fix:
-        out.print(Text(f"    mend: {clean(finding.fix)}"))
+        out.print(_indented(f"mend: {finding.fix}", 4))
     if finding.url:
         out.print(Text(f"    see:  {clean(finding.url)}", style="dim"), soft_wrap=True)
 
@@ -88,7 +89,11 @@ def _finding(finding: Finding, out: Console) -> None:
 def _note(finding: Finding, out: Console) -> None:
     place = f" {finding.place}" if finding.place is not None and finding.place.file is not None else ""
     first_line = finding.message.split("\n", 1)[0]
-    out.print(Text(clean(f"  {finding.code}{place}  {first_line}")))
+    out.print(_indented(f"{finding.code}{place}  {first_line}", 2))
+
+
+def _indented(text: str, by: int) -> Padding:
+    return Padding(Text(clean(text)), (0, 0, 0, by))
 
 
 def show_error(error: DiagError, out: Console) -> None:

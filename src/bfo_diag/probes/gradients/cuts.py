@@ -108,12 +108,14 @@ class StepAnalysis:
             if reads & leaf.bit and spot is not None:
                 self._add(Cut(spot, name, "inplace", stack), leaf)
                 return "cut"
-        if not self.judged or (self._step.backwards and not self.failed_backward and self._unfinished):
+        if not self.judged:
             return "not_measured"
         if self._reads & leaf.bit and self._cut_off(leaf, self._losses):
             return "cut"
         if self._step.exits and not self._reads & leaf.bit and self._cut_off(leaf, self._step.exits, guessed=True):
             return "cut"
+        if self._unfinished and not self.failed_backward:
+            return "not_measured"  # another backward pass may have been to come
         if not self._losses and not self._step.backwards:
             return "no_backward"
         if self._reads & leaf.bit:

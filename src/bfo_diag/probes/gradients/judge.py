@@ -130,7 +130,7 @@ def _no_operation_to_blame(run: Run, found: dict[str, History], without: dict[st
             by_place[history.last.get("used_at") if status == "dropped" else None].append(history)
         for at, members in by_place.items():
             yield _of(code, members, said, at=at)
-    stepped = [number for number, _ in run.of_kind("step")]
+    stepped = [number for number, observation in run.of_kind("step") if observation.values.get("judged")]
     if not found and stepped:
         yield catalogue()["GRAD-NO-BACKWARD"].finding(
             "the step touched no parameter and no tensor that requires grad", evidence=tuple(stepped)

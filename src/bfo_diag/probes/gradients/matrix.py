@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bfo_diag import frames
 from bfo_diag.attempt import Attempt, attempt
 from bfo_diag.cases import char_transformer, digits_mlp, rosenbrock
 from bfo_diag.cases.workload import Workload
@@ -29,8 +28,12 @@ _SMALL_BUDGET = {"population_size": 8, "chem_steps": 2, "swim_length": 2, "repro
 """What an optimizer is made with where its constructor takes it, so that a cell stays at a few dozen evaluations."""
 
 
+_HARD_LIMIT = 5
+"""No step begins after --evaluations are used up; one that began is stopped at this many times as many."""
+
+
 class BudgetSpent(BaseException):
-    """The cell's evaluations are used up. No `except Exception` of an optimizer's turns it into a bad candidate."""
+    """A single step used up far more than the cell's evaluations. No `except Exception` of an optimizer's turns it into a bad candidate."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,7 @@ def constructor_arguments(optimizer_class: Any) -> dict[str, Any]:
     Raises:
         TargetLoadError: it wants more than its parameters.
     """
+    taken = _arguments_taken(optimizer_class)
     signature = inspect.signature(optimizer_class)
     given = set(optimizer_class.keywords) if isinstance(optimizer_class, functools.partial) else set()
     parameters = list(signature.parameters.values())
@@ -87,7 +91,21 @@ def constructor_arguments(optimizer_class: Any) -> dict[str, Any]:
             mend="name a functools.partial of it instead, such as "
             f"`Mine = functools.partial({getattr(optimizer_class, '__name__', 'Optimizer')}, {wanted[0]}=...)`",
         )
-    return {key: value for key, value in _SMALL_BUDGET.items() if key in signature.parameters and key not in given}
+    return {key: value for key, value in _SMALL_BUDGET.items() if key in taken and key not in given}
+
+
+def _arguments_taken(optimizer_class: Any) -> set[str]:
+    """Return the names of the constructor's arguments, through each `**kwargs` to the class above."""
+    cls = optimizer_class.func if isinstance(optimizer_class, functools.partial) else optimizer_class
+    taken: set[str] = set()
+    for base in cls.__mro__:
+        if "__init__" not in vars(base):
+            continue
+        parameters = inspect.signature(base.__init__).parameters.values()
+        taken.update(p.name for p in parameters)
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            break
+    return taken
 
 
 class _Counted:
@@ -114,7 +132,7 @@ class _Counted:
             self.optimizer.zero_grad()
 
     def _count(self, call: Callable[[], Tensor | float]) -> Tensor | float:
-        if self.calls >= self._budget:
+        if self.calls >= _HARD_LIMIT * self._budget:
             raise BudgetSpent
         self.calls += 1
         returned = False
@@ -200,12 +218,12 @@ def _cell(
             changed.update(_State.of(work.parameters).changed(before, grads=mode != "as-is"))
             if "grad_mode" in changed:
                 torch.set_grad_enabled(True)
-            if spent or not result.ok:
+            if spent or not result.ok or counted.calls >= plan.evaluations:
                 break
     loss_last = _measure(work.loss)
     status, finding = _status(result, counted, loss_first, loss_last)
     raised = result.raised
-    spot = frames.innermost(raised.stack) if raised is not None and raised.by_target else None
+    spot = raised.spot if raised is not None else None
     return Observation(
         "cell",
         {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from bfo_diag.findings import catalogue
@@ -40,43 +40,62 @@ def _shown(values: dict[str, Any]) -> dict[str, JSONValue]:
     return {**shown, "state_restored": not values["state_changed"]}
 
 
+def as_expected(values: Mapping[str, Any]) -> bool:
+    """Whether a cell came out as it does with a right optimizer; a swallowed error never does."""
+    return bool(values["status"] == values["expected"] and values["finding"] != "MODE-SWALLOWED")
+
+
 def judge(run: Run) -> Iterator[Finding]:
-    """Yield a finding for each way that cells did not train, over the modes and workloads it was seen in."""
-    grouped: dict[tuple[str, str, bool], list[tuple[int, Observation]]] = defaultdict(list)
-    changed: list[tuple[int, Observation]] = []
+    """Yield a finding for each way that cells did not train, over the modes, scenarios and workloads it was seen in."""
+    every = [observation.values for _, observation in run.of_kind("cell")]
+    grouped: dict[tuple[Any, ...], list[tuple[int, Observation]]] = defaultdict(list)
     for number, observation in run.of_kind("cell"):
         values = observation.values
         if values["finding"] is not None:
-            as_expected = values["status"] == values["expected"]
-            grouped[values["finding"], values["scenario"], as_expected].append((number, observation))
-        if values["state_changed"]:
-            changed.append((number, observation))
-    for (code, scenario, as_expected), lines in grouped.items():
-        values = lines[0][1].values
-        seen_in = ", ".join(dict.fromkeys(str(o.values["mode"]) for _, o in lines))
-        workloads = ", ".join(dict.fromkeys(str(o.values["workload"]) for _, o in lines))
-        message = f"scenario {scenario}, mode {seen_in} ({workloads}): {_what(code, values)}"
-        if as_expected:
-            message += " This is what should happen here."
-        yield catalogue()[code].finding(
-            message,
+            said = values["error"] or values["swallowed_message"]
+            grouped[values["finding"], as_expected(values), values["error_type"], said].append((number, observation))
+    for (code, expected, *_), lines in grouped.items():
+        entry = catalogue()[code]
+        message = f"{_where([o.values for _, o in lines], every)}: {_what(code, lines[0][1].values)}"
+        yield entry.finding(
+            message + (" This is what should happen here." if expected else ""),
             place=lines[0][1].place,
             evidence=tuple(number for number, _ in lines),
-            severity=Severity.NOTE if as_expected else None,
+            severity=Severity.NOTE if expected else None,
         )
+    changed = [(number, o) for number, o in run.of_kind("cell") if o.values["state_changed"]]
     if changed:
-        where = ", ".join(dict.fromkeys(f"{o.values['mode']} x {o.values['scenario']}" for _, o in changed))
         what = ", ".join(dict.fromkeys(name for _, o in changed for name in o.values["state_changed"]))
         yield catalogue()["MODE-STATE-CHANGED"].finding(
-            f"{where}: {what} differ after the step.", evidence=tuple(number for number, _ in changed)
+            f"{_where([o.values for _, o in changed], every)}: not as before after the step: {what}.",
+            evidence=tuple(number for number, _ in changed),
         )
+
+
+def _where(cells: list[Mapping[str, Any]], every: list[Mapping[str, Any]]) -> str:
+    """Return which cells these are, in as few words as they need."""
+
+    def listed(key: str, chosen: list[Mapping[str, Any]]) -> list[str]:
+        return list(dict.fromkeys(str(values[key]) for values in chosen))
+
+    by_scenarios: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for mode in listed("mode", cells):
+        by_scenarios[tuple(listed("scenario", [c for c in cells if c["mode"] == mode]))].append(mode)
+    total = len(listed("scenario", every))
+    parts = [
+        f"mode {', '.join(modes)} in {'every scenario' if len(scenarios) == total > 1 else ', '.join(scenarios)}"
+        for scenarios, modes in by_scenarios.items()
+    ]
+    workloads = listed("workload", cells)
+    everywhere = len(workloads) == len(listed("workload", every))
+    return "; ".join(parts) + ("" if everywhere else f" ({', '.join(workloads)})")
 
 
 def _what(code: str, values: Any) -> str:
     if code == "MODE-NOT-TRAINED":
-        spent = " when the evaluations were used up" if values["budget_spent"] else ""
+        spent = " when a single step was stopped" if values["budget_spent"] else ""
         first, last = _number(values["loss_first"]), _number(values["loss_last"])
-        return f"the loss went from {first} to {last}{spent} in {values['evaluations']} evaluations."
+        return f"the loss went from {first} to {last}{spent}, in {values['evaluations']} evaluations."
     if code == "MODE-SWALLOWED":
         return (
             f"the closure raised {values['swallowed']} times («{values['swallowed_message']}») and step() returned as "
@@ -117,7 +136,5 @@ def _cell(cell: dict[str, Any], workload: str) -> str:
     if values["status"] == "trained":
         text = f"{_number(values['loss_first'])} -> {_number(values['loss_last'])} ({values['evaluations']})"
     else:
-        text = f"{values['status']}: {values['finding']}"
-        if values["status"] == values["expected"]:
-            text += " (as it should)"
+        text = f"{values['status']}, as it should" if as_expected(values) else f"{values['status']}: {values['finding']}"
     return text if values["state_restored"] else text + " state changed"

@@ -125,8 +125,9 @@ def _nan_region(work: Workload) -> Arrangement:
 
     def loss() -> Tensor:
         # Half of the space: wherever this coordinate lies above its start.
-        value = work.loss()
-        return torch.where(coordinate.flatten()[0].detach() > border, value * float("nan"), value)
+        # (Added as a constant: a NaN factor would make the gradient NaN on this side of the border too.)
+        outside = coordinate.flatten()[0].detach() > border
+        return work.loss() + torch.where(outside, float("nan"), 0.0)
 
     return _usual(work.parameters, loss)
 

@@ -41,7 +41,8 @@ def examine(trace: Trace, target: Target, *, steps: int) -> Iterator[Observation
             name_case(trace, case)
             continue
         number += 1
-        backward_by = "target" if trace.step.backwards else None
+        # A gradient that was taken to be part of the loss (create_graph) is not the step's backward pass.
+        backward_by = None if all(backward.create_graph for backward in trace.step.backwards) else "target"
         if result.ok and backward_by is None and _can_go_back(result.value):
             loss = result.value
             backward = attempt(lambda loss=loss: loss.sum().backward())  # type: ignore[misc]

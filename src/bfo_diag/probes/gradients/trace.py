@@ -58,6 +58,7 @@ class Leaf:
     index: int
     name: str | None = None
     fallback_name: str | None = None
+    optimized: bool = False
     used_at: frames.Spot | None = None
     frozen_at: frames.Spot | None = None
     concerned: bool = False
@@ -79,6 +80,7 @@ class Backward:
     flows: tuple[Flow, ...]
     loss: float | None
     requires_grad: bool
+    create_graph: bool = False
     reached: int = 0
     finished: bool = False
 
@@ -132,7 +134,8 @@ class Trace(TorchFunctionMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.leaves: list[Leaf] = []
+        self.known: dict[int, Leaf] = {}
+        self._next_index = 0
         self.optimizers: list[torch.optim.Optimizer] = []
         self.step = StepTrace()
         self._index: dict[int, Leaf] = {}
@@ -172,6 +175,14 @@ class Trace(TorchFunctionMode):
         for leaf in self.leaves:
             # What was written into a parameter in an earlier step is its value now, and no part of this step.
             self._flows.pop(leaf.tensor, None)
+            if leaf.name is None and not leaf.optimized:
+                # Made within a step: the next one makes its own.
+                del self.known[leaf.index], self._index[id(leaf.tensor)]
+
+    @property
+    def leaves(self) -> list[Leaf]:
+        """The leaves that are known, oldest first."""
+        return list(self.known.values())
 
     def add_optimizer(self, optimizer: object) -> None:
         """Count the parameters of `optimizer` among the leaves."""
@@ -181,24 +192,31 @@ class Trace(TorchFunctionMode):
                 for parameter in group["params"]:
                     leaf = self.leaf(parameter)
                     if leaf is not None:
-                        leaf.concerned = True
+                        leaf.optimized = leaf.concerned = True
 
     def leaf(self, tensor: torch.Tensor, name: str | None = None) -> Leaf | None:
         """Return the leaf for `tensor`, made if it is new; None beyond `MAX_LEAVES`."""
         found = self._index.get(id(tensor))
         if found is None:
-            if len(self.leaves) >= MAX_LEAVES:
+            if len(self.known) >= MAX_LEAVES:
                 return None
-            found = Leaf(tensor, len(self.leaves))
-            self.leaves.append(found)
+            found = Leaf(tensor, self._next_index)
+            self.known[found.index] = found
+            self._next_index += 1
             self._index[id(tensor)] = found
             frozen = self._frozen.pop(id(tensor), None)
             if frozen is not None:
                 found.frozen_at = frozen[1]
         if name is not None:
             found.concerned = True
-            found.name = found.name or name
+            found.name = found.name or self._free(name)
         return found
+
+    def _free(self, name: str) -> str:
+        """Return `name`, with a number where another leaf has it."""
+        taken = {known for leaf in self.known.values() for known in (leaf.name, leaf.fallback_name)}
+        numbers = itertools.chain([name], (f"{name} ({number})" for number in itertools.count(2)))
+        return next(free for free in numbers if free not in taken)
 
     def members(self, bits: int) -> list[Leaf]:
         """Return the leaves of a set."""
@@ -279,7 +297,8 @@ class Trace(TorchFunctionMode):
             if leaf is None:
                 return None
             if leaf.name is None and leaf.fallback_name is None:
-                leaf.fallback_name = frames.variable_name(tensor)
+                held_as = frames.variable_name(tensor)
+                leaf.fallback_name = held_as and self._free(held_as)
             flow = Flow("leaf", (), leaf.bit)
         elif tensor.grad_fn is not None:
             # Made out of sight (a custom Function, a checkpoint): autograd's own graph says what it reads.
@@ -359,6 +378,8 @@ class Trace(TorchFunctionMode):
             if written is not None and written.is_leaf and written.requires_grad:
                 self.step.failed_write = (op.name, frames.here(3), reads)
             raise
+        if op.detaches and written is None and args and isinstance(result, torch.Tensor) and result is not args[0]:
+            self._alias[result] = self._root(args[0])
         if reads:
             outputs = [written] if written is not None else list(tensors_in(result))
             for output in outputs:
@@ -414,8 +435,6 @@ class Trace(TorchFunctionMode):
         elif op.zero_derivative:
             flow.stack = frames.here(4)
             self.step.zero_derivative.append(flow)
-        if op.detaches and source is not None and not in_place:
-            self._alias[output] = self._root(source)
         self._flows[output] = flow
         if in_place:
             self._flows[root] = flow
@@ -487,6 +506,7 @@ class Trace(TorchFunctionMode):
             flows=flows,
             loss=_one_value(losses),
             requires_grad=bool(losses) and all(loss.requires_grad for loss in losses),
+            create_graph=op.name == "autograd.grad" and bool(kwargs.get("create_graph")),
         )
         self.step.backwards.append(record)
         before = {leaf.index: _version_of(leaf.tensor.grad) for leaf in self.leaves if leaf.tensor.is_leaf}
@@ -534,10 +554,12 @@ class Trace(TorchFunctionMode):
         if id(module) in self._modules_seen:
             return
         self._modules_seen.update(id(part) for part in module.modules())
+        held_as = frames.variable_name(module)
+        prefix = type(module).__name__ if held_as in (None, "self") else held_as
         for name, parameter in module.named_parameters():
             leaf = self.leaf(parameter)
-            if leaf is not None and leaf.fallback_name is None:
-                leaf.fallback_name = f"{type(module).__name__}.{name}"
+            if leaf is not None and leaf.name is None and leaf.fallback_name is None:
+                leaf.fallback_name = self._free(f"{prefix}.{name}")
 
 
 def _version_of(gradient: torch.Tensor | None) -> tuple[int, int] | None:

@@ -1,0 +1,155 @@
+"""Steps whose graph is not what it looks like: no false alarm, no wrong line, nothing changed."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn.modules import module as module_hooks
+from torch.optim import optimizer as optimizer_hooks
+
+from bfo_diag.probes import load_all
+from bfo_diag.probes.gradients.trace import Trace, gradient_stats
+from bfo_diag.records import Severity
+
+
+def line_of(file, name):
+    return next(n for n, text in enumerate(file.read_text().splitlines(), 1) if text.endswith(f"# cut: {name}"))
+
+
+@pytest.fixture
+def examine(capture, targets_folder):
+    file = targets_folder / "tricky_steps.py"
+
+    def run(name, steps=2):
+        run, findings = capture("gradients", f"{file}:{name}", steps=steps)
+        return run, findings, load_all()["gradients"].summarise(run), file
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "custom_function",
+        "checkpointed",
+        "adversarial",
+        "with_closure",
+        "gradient_penalty",
+        "grad_only",
+        "ensemble",
+        "hidden_state",
+    ],
+)
+def test_no_alarm_where_every_parameter_gets_its_gradient(examine, name):
+    _, findings, summary, _ = examine(name)
+    assert findings == ()
+    assert summary["parameters"]["with_grad"]
+    assert summary["parameters"]["without_grad"] == []
+
+
+def test_a_cut_behind_a_custom_function_is_the_cut_and_not_the_function(examine):
+    _, _, summary, file = examine("custom_function_then_cut", steps=1)
+    assert [(cut["op"], cut["line"]) for cut in summary["cuts"]] == [("detach", line_of(file, "after_function"))]
+
+
+def test_a_write_through_data_is_the_cut(examine):
+    _, findings, summary, file = examine("through_alias", steps=1)
+    assert [(cut["op"], cut["line"]) for cut in summary["cuts"]] == [("copy_", line_of(file, "alias"))]
+    assert findings[0].code == "GRAD-CUT-DATA"
+
+
+def test_a_teacher_that_no_optimizer_holds_is_a_note(examine):
+    _, findings, summary, _ = examine("moving_teacher")
+    assert {f.severity for f in findings} == {Severity.NOTE}
+    assert set(summary["parameters"]["without_grad"]) == {"teacher.weight", "teacher.bias"}
+    assert set(summary["parameters"]["with_grad"]) == {"student.weight", "student.bias"}
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        ("not_a_number", "GRAD-NAN"),
+        ("huge", "GRAD-EXPLODING"),
+        ("tiny", "GRAD-VANISHING"),
+        ("rounded", "GRAD-ZERO"),
+    ],
+)
+def test_a_gradient_that_can_not_train_is_a_finding(examine, name, code):
+    _, findings, summary, file = examine(name, steps=1)
+    assert [f.code for f in findings] == [code]
+    assert summary["parameters"]["without_grad"] == []
+    if name == "rounded":
+        assert (findings[0].place.file, findings[0].place.line) == (str(file), line_of(file, "rounded"))
+
+
+def test_a_parameter_that_the_optimizer_does_not_hold_is_found(examine):
+    _, findings, _, _ = examine("wrong_optimizer", steps=1)
+    said = {f.code: f for f in findings}
+    assert "weight" in said["GRAD-NOT-IN-OPTIMIZER"].message
+    assert set(said) == {"GRAD-NOT-IN-OPTIMIZER", "GRAD-UNUSED"}
+
+
+def test_a_step_of_our_own_optimizer_gets_no_alarm(examine):
+    _, findings, summary, _ = examine("bfo_step", steps=1)
+    assert [f for f in findings if f.severity is not Severity.NOTE] == []
+    assert len(summary["parameters"]["with_grad"]) == 2
+
+
+def train(steps):
+    torch.manual_seed(3)
+    net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.BatchNorm1d(8), torch.nn.Dropout(0.2), torch.nn.Linear(8, 1))
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss = net(torch.randn(16, 4)).pow(2).mean()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(net.parameters(), 0.1)
+        optimizer.step()
+    return [p.detach().clone() for p in net.state_dict().values()]
+
+
+def test_the_trace_changes_nothing_of_what_it_follows():
+    expected = train(3)
+    with Trace() as trace:
+        trace.begin_step()
+        seen = train(3)
+    assert all(torch.equal(a, b) for a, b in zip(expected, seen, strict=True))
+    assert len(trace.step.backwards) == 3
+
+
+def test_the_trace_takes_its_hooks_away_also_after_an_error():
+    def hooks():
+        return (
+            len(optimizer_hooks._global_optimizer_pre_hooks),
+            len(optimizer_hooks._global_optimizer_post_hooks),
+            len(module_hooks._global_forward_pre_hooks),
+            torch.is_grad_enabled(),
+            torch._C._len_torch_function_stack(),
+        )
+
+    before = hooks()
+    with pytest.raises(ZeroDivisionError), Trace():
+        assert hooks() != before
+        _ = 1 / 0
+    assert hooks() == before
+
+
+@pytest.mark.parametrize(
+    ("gradient", "norm", "nan", "inf"),
+    [
+        (torch.tensor([3.0, 4.0]), 5.0, 0, 0),
+        (torch.full((4,), 1e30), 2e30, 0, 0),
+        (torch.full((4,), 1e-30), 2e-30, 0, 0),
+        (torch.full((100,), 300.0, dtype=torch.float16), 3000.0, 0, 0),
+        (torch.tensor([3.0, 4.0]).to_sparse(), 5.0, 0, 0),
+        (torch.tensor([3 + 4j]), 5.0, 0, 0),
+        (torch.tensor([1.0, float("nan"), float("inf"), -float("inf")]), None, 1, 2),
+    ],
+)
+def test_norms_and_counts_of_a_gradient(gradient, norm, nan, inf):
+    stats = gradient_stats(gradient)
+    assert (stats["nan_count"], stats["inf_count"]) == (nan, inf)
+    if norm is not None:
+        assert stats["grad_norm"] == pytest.approx(norm, rel=1e-6)
+
+

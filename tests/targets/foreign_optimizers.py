@@ -1,0 +1,65 @@
+"""Optimizers as a third party writes them, with the faults that people meet."""
+
+import functools
+import math
+
+import torch
+from torch.optim import Optimizer
+
+
+class RandomSearch(Optimizer):
+    """Calls the closure for each candidate as it stands; what the closure raises comes out."""
+
+    def __init__(self, params, population_size=20, scale=0.05):
+        super().__init__(params, {"population_size": population_size, "scale": scale})
+
+    def evaluate(self, closure):
+        loss = closure()
+        return loss.item() if isinstance(loss, torch.Tensor) else loss
+
+    def step(self, closure):
+        group = self.param_groups[0]
+        parameters = group["params"]
+        best = [p.detach().clone() for p in parameters]
+        best_loss = self.evaluate(closure)
+        for _ in range(group["population_size"]):
+            with torch.no_grad():
+                for p, b in zip(parameters, best):
+                    p.copy_(b + group["scale"] * torch.randn_like(b))
+            loss = self.evaluate(closure)
+            if loss < best_loss:
+                best_loss, best = loss, [p.detach().clone() for p in parameters]
+        with torch.no_grad():
+            for p, b in zip(parameters, best):
+                p.copy_(b)
+        return best_loss
+
+
+class SwallowingSearch(RandomSearch):
+    """Turns whatever the closure raises into an infinite loss."""
+
+    def evaluate(self, closure):
+        try:
+            return super().evaluate(closure)
+        except Exception:
+            return math.inf
+
+
+class Thawing(RandomSearch):
+    """Switches requires_grad on to get its way, and leaves it so."""
+
+    def step(self, closure):
+        for p in self.param_groups[0]["params"]:
+            p.requires_grad_(True)
+        return super().step(closure)
+
+
+class WantsMore(RandomSearch):
+    """Takes an argument that has no default."""
+
+    def __init__(self, params, temperature):
+        super().__init__(params)
+        self.temperature = temperature
+
+
+Given = functools.partial(WantsMore, temperature=1.0)
