@@ -1,6 +1,6 @@
 """How long `--help` takes against `python -c "import typer, rich"`: interleaved pairs, the median of their ratios.
 
-    python benchmarks/help_time.py [--pairs 15]
+python benchmarks/help_time.py [--pairs 15]
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ import sys
 import time
 
 BASELINE = [sys.executable, "-c", "import typer, rich"]
+DIAG = [sys.executable, "-c", "from bfo_diag.cli.app import main; main()"]
 COMMANDS = {
-    "bfo-diag --help": [sys.executable, "-c", "from bfo_diag.cli.app import main; main()", "--help"],
-    "bfo-diag gradients --help": [sys.executable, "-c", "from bfo_diag.cli.app import main; main()", "gradients", "--help"],
+    "bfo-diag --help": [*DIAG, "--help"],
+    "bfo-diag gradients --help": [*DIAG, "gradients", "--help"],
 }
 
 
@@ -45,7 +46,8 @@ def main() -> None:
     for name, command in {"control (the baseline itself)": BASELINE, **COMMANDS}.items():
         found = sorted(ratios(command, pairs))
         quarter = len(found) // 4
-        print(f"{name}: median ratio {statistics.median(found):.2f}, quartiles {found[quarter]:.2f} to {found[-1 - quarter]:.2f}")
+        spread = f"quartiles {found[quarter]:.2f} to {found[-1 - quarter]:.2f}"
+        print(f"{name}: median ratio {statistics.median(found):.2f}, {spread}")
 
 
 if __name__ == "__main__":

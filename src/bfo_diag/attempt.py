@@ -1,7 +1,7 @@
 """The one place that catches whatever a target raises, and turns it into values to record.
 
 Everything else in the project lets exceptions pass. A `SystemExit` of the target is caught too: a target that
-calls `sys.exit` must not end the tool. What was raised by our own code passes through: it is a defect.
+calls `sys.exit` must not end the tool. An error of our own (`DiagError`) passes through.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from bfo_diag import frames
+from bfo_diag.errors import DiagError
 from bfo_diag.records import Observation
 
 T = TypeVar("T")
@@ -72,13 +73,21 @@ def attempt(function: Callable[[], T]) -> Attempt[T]:
 
     Raises:
         KeyboardInterrupt: as it comes.
+        DiagError: what our own code refused on the way.
     """
     try:
         return Attempt(value=function())
+    except DiagError:
+        raise
     except TimeLimitReached:
         return Attempt(timed_out=True)
     except (Exception, SystemExit) as error:
         return Attempt(raised=describe(error))
+
+
+def call_through(function: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> T:
+    """Call what the target called, from code of ours that stands in between: what it raises is the target's."""
+    return function(*args, **kwargs)
 
 
 def describe(error: BaseException) -> Raised:
@@ -90,13 +99,14 @@ def describe(error: BaseException) -> Raised:
     if isinstance(error, SyntaxError) and error.filename is not None:
         owner = frames.owner_of_file(error.filename)
         stack = (frames.Spot(error.filename, error.lineno or 1, "<module>", owner), *stack)
-    ours_only = all(spot.owner in (frames.Owner.OURS, frames.Owner.TORCH, frames.Owner.PYTHON) for spot in stack)
+    not_the_users = (frames.Owner.OURS, frames.Owner.TORCH, frames.Owner.PYTHON)
+    in_our_code = bool(stack) and stack[0].owner is frames.Owner.OURS and stack[0].function != call_through.__name__
     return Raised(
         type=type(error).__name__,
         message=message,
         traceback=user_traceback(error),
         stack=stack,
-        by_target=not ours_only,
+        by_target=not in_our_code and any(spot.owner not in not_the_users for spot in stack),
     )
 
 

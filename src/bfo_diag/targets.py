@@ -399,7 +399,10 @@ def _module_case(module: torch.nn.Module, specs: tuple[str, ...], device: str, s
         module.zero_grad()
         outputs = _float_outputs(module(*inputs))
         if not outputs:
-            raise TypeError(f"{type(module).__name__}.forward returned no floating-point tensor to go back from")
+            raise TargetLoadError(
+                f"{type(module).__name__}.forward returned no floating-point tensor to go back from",
+                mend="name a step of your own that computes a loss",
+            )
         loss = torch.zeros((), device=device)
         for output in outputs:
             cotangent = torch.randn(output.shape, generator=torch.Generator().manual_seed(seed)).to(output)

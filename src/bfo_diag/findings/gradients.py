@@ -184,8 +184,8 @@ ENTRIES = (
         "MODE-NOT-TRAINED",
         _ERROR,
         why="the optimizer ran, and the loss did not fall.",
-        fix="give it more --steps and --evaluations; the smart mode leaves .grad alone, so an optimizer that reads .grad "
-        "trains as-is or with minimal",
+        fix="give it more --steps and --evaluations; the smart mode leaves .grad alone, so an optimizer that reads "
+        ".grad trains as-is or with minimal",
     ),
     Entry(
         "MODE-STATE-CHANGED",

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bfo_diag import frames
-from bfo_diag.probes.gradients.trace import Flow, Leaf, StepTrace, Trace
+from bfo_diag.probes.gradients.flow import Flow, StepTrace
+from bfo_diag.probes.gradients.leaves import Leaf
+from bfo_diag.probes.gradients.trace import Trace
 from bfo_diag.records import Observation
 
 _AFTER_EXIT = frozenset({"detach", "data", "no_grad", "inference_mode"})
@@ -84,7 +86,7 @@ class StepAnalysis:
         for flow in self._losses:
             self._reads |= flow.reads
         self._cuts: dict[tuple[str, int, str, str], Cut] = {}
-        self.status = {leaf.index: self._status(leaf) for leaf in trace.leaves if leaf.concerned}
+        self.status = {leaf.index: self._status(leaf) for leaf in trace.leaves.all() if leaf.concerned}
 
     @property
     def cuts(self) -> list[Cut]:
@@ -152,25 +154,15 @@ class StepAnalysis:
     def _add(self, cut: Cut, leaf: Leaf) -> None:
         kept = self._cuts.setdefault((cut.spot.file, cut.spot.line, cut.op, cut.reason), cut)
         kept.guessed = kept.guessed and cut.guessed
-        kept.parameters.append(leaf_name(leaf))
+        kept.parameters.append(leaf.shown)
 
     def zero_derivatives(self, leaves: Iterable[Leaf]) -> Iterator[Observation]:
         """Yield the operations with a zero derivative (round, sign, ...) that these leaves' values passed."""
         for flow in self._step.zero_derivative:
             spot = frames.innermost(flow.stack)
-            passed = [leaf_name(leaf) for leaf in leaves if flow.reads & leaf.bit]
+            passed = [leaf.shown for leaf in leaves if flow.reads & leaf.bit]
             if spot is not None and passed:
                 yield Observation("zero_derivative", {"op": flow.operation, "parameters": passed}, spot.place())
-
-
-def leaf_name(leaf: Leaf) -> str:
-    """Return a name for the leaf that its owner will know it by."""
-    if leaf.name is not None:
-        return leaf.name
-    if leaf.fallback_name is not None:
-        return leaf.fallback_name
-    shape = "x".join(map(str, leaf.tensor.shape)) or "scalar"
-    return f"leaf {leaf.index} ({shape})"
 
 
 def leaf_values(leaf: Leaf, status: str, *, in_optimizer: bool | None) -> dict[str, Any]:

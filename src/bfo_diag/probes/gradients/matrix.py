@@ -33,7 +33,10 @@ _HARD_LIMIT = 5
 
 
 class BudgetSpent(BaseException):
-    """A single step used up far more than the cell's evaluations. No `except Exception` of an optimizer's turns it into a bad candidate."""
+    """A single step used up far more than the cell's evaluations.
+
+    No `except Exception` of an optimizer's turns it into a bad candidate.
+    """
 
 
 @dataclass(frozen=True)
@@ -96,12 +99,12 @@ def constructor_arguments(optimizer_class: Any) -> dict[str, Any]:
 
 def _arguments_taken(optimizer_class: Any) -> set[str]:
     """Return the names of the constructor's arguments, through each `**kwargs` to the class above."""
-    cls = optimizer_class.func if isinstance(optimizer_class, functools.partial) else optimizer_class
+    cls: Any = optimizer_class.func if isinstance(optimizer_class, functools.partial) else optimizer_class
     taken: set[str] = set()
-    for base in cls.__mro__:
+    for base in inspect.getmro(cls):
         if "__init__" not in vars(base):
             continue
-        parameters = inspect.signature(base.__init__).parameters.values()
+        parameters = inspect.signature(vars(base)["__init__"]).parameters.values()
         taken.update(p.name for p in parameters)
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
             break

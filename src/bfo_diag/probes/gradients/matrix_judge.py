@@ -136,5 +136,7 @@ def _cell(cell: dict[str, Any], workload: str) -> str:
     if values["status"] == "trained":
         text = f"{_number(values['loss_first'])} -> {_number(values['loss_last'])} ({values['evaluations']})"
     else:
-        text = f"{values['status']}, as it should" if as_expected(values) else f"{values['status']}: {values['finding']}"
+        text = (
+            f"{values['status']}, as it should" if as_expected(values) else f"{values['status']}: {values['finding']}"
+        )
     return text if values["state_restored"] else text + " state changed"

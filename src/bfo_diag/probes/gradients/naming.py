@@ -20,8 +20,8 @@ def name_case(trace: Trace, case: Case) -> None:
     _name_models(trace, case.model)
     for name, tensor in case.parameters.items():
         if isinstance(tensor, torch.Tensor):
-            trace.leaf(tensor, name)
-    trace.add_optimizer(case.optimizer)
+            trace.leaves.name(tensor, name)
+    trace.leaves.add_optimizer(case.optimizer)
     name_visible(trace, case.step)
 
 
@@ -47,17 +47,17 @@ def _name_models(trace: Trace, model: Any) -> None:
 
 def _name_module(trace: Trace, module: torch.nn.Module, prefix: str) -> None:
     for name, parameter in module.named_parameters():
-        trace.leaf(parameter, prefix + name)
+        trace.leaves.name(parameter, prefix + name)
 
 
 def _name_value(trace: Trace, name: str, value: Any, depth: int) -> None:
     if isinstance(value, torch.optim.Optimizer):
-        trace.add_optimizer(value)
+        trace.leaves.add_optimizer(value)
     elif isinstance(value, torch.nn.Module):
         _name_module(trace, value, f"{name}.")
     elif isinstance(value, torch.Tensor):
-        if value.is_leaf and (_may_train(value) or any(value is leaf.tensor for leaf in trace.leaves)):
-            trace.leaf(value, name)
+        if value.is_leaf and (_may_train(value) or trace.leaves.find(value) is not None):
+            trace.leaves.name(value, name)
     elif depth < _DEEPEST and isinstance(value, (list, tuple)) and len(value) <= 1000:
         for index, item in enumerate(value):
             _name_value(trace, f"{name}[{index}]", item, depth + 1)

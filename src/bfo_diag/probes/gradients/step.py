@@ -10,9 +10,10 @@ import torch
 
 from bfo_diag.attempt import Attempt, attempt
 from bfo_diag.errors import TargetLoadError
-from bfo_diag.probes.gradients.cuts import StepAnalysis, leaf_name, leaf_values
+from bfo_diag.probes.gradients.cuts import StepAnalysis, leaf_values
+from bfo_diag.probes.gradients.leaves import Leaf
 from bfo_diag.probes.gradients.naming import name_case, name_visible
-from bfo_diag.probes.gradients.trace import Leaf, Trace
+from bfo_diag.probes.gradients.trace import Trace
 from bfo_diag.records import Case, Observation, Place
 from bfo_diag.targets import Target
 
@@ -119,13 +120,13 @@ class _Reporter:
             yield cut.observation(number)
         yield from self._new_optimizers()
         yield from self._parameters(number, analysis.status)
-        zero = [leaf for leaf in trace.leaves if leaf.stats and leaf.stats.get("grad_norm") == 0.0]
+        zero = [leaf for leaf in trace.leaves.all() if leaf.stats and leaf.stats.get("grad_norm") == 0.0]
         if zero:
             yield from analysis.zero_derivatives(zero)
         yield from _stopped(result, "step", number)
 
     def _new_optimizers(self) -> Iterator[Observation]:
-        for optimizer in self._trace.optimizers[self._optimizers :]:
+        for optimizer in self._trace.leaves.optimizers[self._optimizers :]:
             groups = optimizer.param_groups
             yield Observation(
                 "optimizer",
@@ -135,30 +136,30 @@ class _Reporter:
                     "parameters": sum(len(group["params"]) for group in groups),
                 },
             )
-        self._optimizers = len(self._trace.optimizers)
+        self._optimizers = len(self._trace.leaves.optimizers)
 
     def _parameters(self, number: int, status: dict[int, str]) -> Iterator[Observation]:
         optimized = {
             id(parameter)
-            for optimizer in self._trace.optimizers
+            for optimizer in self._trace.leaves.optimizers
             for group in optimizer.param_groups
             for parameter in group["params"]
         }
-        for leaf in self._trace.leaves:
+        for leaf in self._trace.leaves.all():
             if leaf.index not in status:
                 continue
-            in_optimizer = id(leaf.tensor) in optimized if self._trace.optimizers else None
+            in_optimizer = id(leaf.tensor) in optimized if self._trace.leaves.optimizers else None
             values = leaf_values(leaf, status[leaf.index], in_optimizer=in_optimizer)
             key = _class_of(leaf, values)
             if self._last.get(leaf.index) != key:
                 self._last[leaf.index] = key
-                yield Observation("parameter", values, Place(parameter=leaf_name(leaf), step=number))
+                yield Observation("parameter", values, Place(parameter=leaf.shown, step=number))
 
 
 def _class_of(leaf: Leaf, values: dict[str, Any]) -> tuple[Any, ...]:
     norm = values.get("grad_norm")
     size = None if norm is None else "zero" if norm == 0 else f"{norm:.0e}"
-    return (leaf_name(leaf), values["status"], size, values.get("nan_count"), values.get("inf_count"))
+    return (leaf.shown, values["status"], size, values.get("nan_count"), values.get("inf_count"))
 
 
 def _number(value: object) -> float | None:

@@ -2,7 +2,7 @@
 which of them autograd can still *reach* from it. Where the first outgrows the second, the graph was cut.
 
 The trace is a `TorchFunctionMode`. It sees each torch function that Python calls, with the caller's line. Sets of
-parameters are bit masks over `Trace.leaves`. It changes nothing of what the step computes.
+parameters are bit masks over `leaves.Leaves`. It changes nothing of what the step computes.
 
 Not seen: what runs inside one torch function (a fused module is one operation), other threads, and
 `torch.from_numpy`, which takes no part in the override protocol: such a tensor is tied to the last exits to NumPy.
@@ -13,8 +13,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from types import FunctionType, MethodType
 from typing import Any
 
@@ -25,108 +24,15 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from bfo_diag import frames
+from bfo_diag.attempt import call_through
+from bfo_diag.probes.gradients.flow import Backward, Flow, StepTrace
+from bfo_diag.probes.gradients.leaves import Leaves
 from bfo_diag.probes.gradients.operations import Operation, Role, operation
+from bfo_diag.probes.gradients.statistics import gradient_stats
+from bfo_diag.probes.gradients.values import array_pointer, data_pointer, numbers_in, one_value, tensors_in, version_of
 
-MAX_LEAVES = 20_000
-"""Leaves beyond this many are not followed (a step that makes thousands of fresh ones)."""
 MAX_EXITS = 256
 """Exits to Python or NumPy that are remembered within a step."""
-_PLAIN = (torch.Tensor, torch.nn.Parameter)
-
-
-class Flow:
-    """One operation's part in a value: where it came from, which parameters it reads, which it lost."""
-
-    __slots__ = ("grad_mode_spot", "guessed", "lost", "operation", "parents", "reads", "reason", "stack")
-
-    def __init__(self, operation: str, parents: tuple[Flow, ...], reads: int) -> None:
-        self.operation = operation
-        self.parents = parents
-        self.reads = reads
-        self.lost = 0
-        self.reason = ""
-        self.stack: tuple[frames.Spot, ...] = ()
-        self.grad_mode_spot: frames.Spot | None = None
-        self.guessed = False
-
-
-@dataclass
-class Leaf:
-    """A tensor that may get a gradient. It is kept alive while the trace lives, so that its id stays its own."""
-
-    tensor: torch.Tensor
-    index: int
-    name: str | None = None
-    fallback_name: str | None = None
-    optimized: bool = False
-    used_at: frames.Spot | None = None
-    frozen_at: frames.Spot | None = None
-    concerned: bool = False
-    """Whether it is of the case: named, held by an optimizer or touched by a step, and not only made at import."""
-    stats: dict[str, Any] | None = None
-
-    @property
-    def bit(self) -> int:
-        """Its place in a set of leaves."""
-        return 1 << self.index
-
-
-@dataclass
-class Backward:
-    """One backward pass: what it started from and which leaves it reached."""
-
-    spot: frames.Spot | None
-    reads: int
-    flows: tuple[Flow, ...]
-    loss: float | None
-    requires_grad: bool
-    create_graph: bool = False
-    reached: int = 0
-    finished: bool = False
-
-
-@dataclass
-class StepTrace:
-    """What one step did; the trace begins a fresh one for each."""
-
-    backwards: list[Backward] = field(default_factory=list)
-    exits: list[Flow] = field(default_factory=list)
-    exit_values: dict[float, Flow] = field(default_factory=dict)
-    exit_pointers: dict[int, Flow] = field(default_factory=dict)
-    zero_derivative: list[Flow] = field(default_factory=list)
-    failed_write: tuple[str, tuple[frames.Spot, ...], int] | None = None
-    operations: int = 0
-
-
-def tensors_in(value: object) -> Iterator[torch.Tensor]:
-    """Yield the tensors in nested arguments or results."""
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from tensors_in(item)
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from tensors_in(item)
-
-
-def _numbers_in(value: object) -> Iterator[float]:
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        yield float(value)
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _numbers_in(item)
-
-
-def _array_pointer(value: object) -> int | None:
-    interface = getattr(value, "__array_interface__", None)
-    return interface["data"][0] if isinstance(interface, dict) else None
-
-
-def _pointer(tensor: torch.Tensor) -> int | None:
-    if type(tensor) in _PLAIN and tensor.device.type == "cpu" and tensor.layout is torch.strided:
-        return tensor.data_ptr()
-    return None
 
 
 class Trace(TorchFunctionMode):
@@ -134,16 +40,12 @@ class Trace(TorchFunctionMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.known: dict[int, Leaf] = {}
-        self._next_index = 0
-        self.optimizers: list[torch.optim.Optimizer] = []
+        self.leaves = Leaves()
         self.step = StepTrace()
-        self._index: dict[int, Leaf] = {}
         self._flows = WeakTensorKeyDictionary()
         self._carried = WeakTensorKeyDictionary()
         self._alias = WeakTensorKeyDictionary()
         self._seen = WeakTensorKeyDictionary()
-        self._frozen: dict[int, tuple[torch.Tensor, frames.Spot | None]] = {}
         self._grad_off: frames.Spot | None = None
         self._in_optimizer = 0
         self._stepping = False
@@ -172,69 +74,24 @@ class Trace(TorchFunctionMode):
         self.step = StepTrace()
         self._in_optimizer = 0
         self._stepping = True
-        for leaf in self.leaves:
+        self._modules_seen.clear()
+        for leaf in self.leaves.all():
             # What was written into a parameter in an earlier step is its value now, and no part of this step.
             self._flows.pop(leaf.tensor, None)
-            if leaf.name is None and not leaf.optimized:
-                # Made within a step: the next one makes its own.
-                del self.known[leaf.index], self._index[id(leaf.tensor)]
-
-    @property
-    def leaves(self) -> list[Leaf]:
-        """The leaves that are known, oldest first."""
-        return list(self.known.values())
-
-    def add_optimizer(self, optimizer: object) -> None:
-        """Count the parameters of `optimizer` among the leaves."""
-        if isinstance(optimizer, torch.optim.Optimizer) and all(optimizer is not known for known in self.optimizers):
-            self.optimizers.append(optimizer)
-            for group in optimizer.param_groups:
-                for parameter in group["params"]:
-                    leaf = self.leaf(parameter)
-                    if leaf is not None:
-                        leaf.optimized = leaf.concerned = True
-
-    def leaf(self, tensor: torch.Tensor, name: str | None = None) -> Leaf | None:
-        """Return the leaf for `tensor`, made if it is new; None beyond `MAX_LEAVES`."""
-        found = self._index.get(id(tensor))
-        if found is None:
-            if len(self.known) >= MAX_LEAVES:
-                return None
-            found = Leaf(tensor, self._next_index)
-            self.known[found.index] = found
-            self._next_index += 1
-            self._index[id(tensor)] = found
-            frozen = self._frozen.pop(id(tensor), None)
-            if frozen is not None:
-                found.frozen_at = frozen[1]
-        if name is not None:
-            found.concerned = True
-            found.name = found.name or self._free(name)
-        return found
-
-    def _free(self, name: str) -> str:
-        """Return `name`, with a number where another leaf has it."""
-        taken = {known for leaf in self.known.values() for known in (leaf.name, leaf.fallback_name)}
-        numbers = itertools.chain([name], (f"{name} ({number})" for number in itertools.count(2)))
-        return next(free for free in numbers if free not in taken)
-
-    def members(self, bits: int) -> list[Leaf]:
-        """Return the leaves of a set."""
-        return [leaf for leaf in self.leaves if bits >> leaf.index & 1]
+        self.leaves.forget_transient()
 
     def flow_of(self, value: object) -> tuple[Flow, ...]:
         """Return where a returned loss came from: a tensor, or a number that left torch in this step."""
         found = tuple(flow for tensor in tensors_in(value) if (flow := self._flow(tensor)) is not None)
         if found or isinstance(value, torch.Tensor):
             return found
-        matched = tuple(self.step.exit_values[n] for n in _numbers_in(value) if n in self.step.exit_values)
+        matched = tuple(self.step.exit_values[n] for n in numbers_in(value) if n in self.step.exit_values)
         return matched or tuple(self.step.exits)
 
     def reachable(self, tensor: torch.Tensor) -> int:
         """Return the leaves that autograd reaches from `tensor`, by a walk of its graph: the ground truth."""
         if tensor.grad_fn is None:
-            leaf = self._index.get(id(tensor)) if tensor.requires_grad else None
-            return leaf.bit if leaf is not None else 0
+            return self.leaves.bit(tensor) if tensor.requires_grad else 0
         bits = 0
         stack: list[Any] = [tensor.grad_fn]
         visited: set[Any] = set()
@@ -245,7 +102,7 @@ class Trace(TorchFunctionMode):
             visited.add(node)
             variable = getattr(node, "variable", None)
             if isinstance(variable, torch.Tensor) and variable.is_leaf:
-                leaf = self.leaf(variable)
+                leaf = self.leaves.add(variable)
                 bits |= leaf.bit if leaf is not None else 0
             stack.extend(parent for parent, _ in node.next_functions)
         return bits
@@ -265,21 +122,13 @@ class Trace(TorchFunctionMode):
             return self._exit(op, func, args, kwargs)
         if op.role is Role.BACKWARD:
             return self._backward(op, func, args, kwargs)
-        result = func(*args, **kwargs)
+        result = call_through(func, args, kwargs)
         if op.role is Role.GRAD_MODE:
             self._grad_off = None if torch.is_grad_enabled() else frames.innermost(frames.here(2))
         elif op.role is Role.REQUIRES_GRAD:
-            self._note_requires_grad(args[0])
+            spot = None if args[0].requires_grad else frames.innermost(frames.here(2))
+            self.leaves.note_requires_grad(args[0], spot)
         return result
-
-    def _note_requires_grad(self, tensor: torch.Tensor) -> None:
-        leaf = self._index.get(id(tensor))
-        spot = None if tensor.requires_grad else frames.innermost(frames.here(3))
-        if leaf is not None:
-            leaf.frozen_at = spot
-        else:
-            # Kept alive with its place: an id alone could pass to another tensor.
-            self._frozen[id(tensor)] = (tensor, spot)
 
     def _root(self, tensor: torch.Tensor) -> torch.Tensor:
         root: torch.Tensor = self._alias.get(tensor, tensor)
@@ -292,13 +141,13 @@ class Trace(TorchFunctionMode):
             flow = self._flows.get(root)
         if flow is not None:
             return flow
-        if id(tensor) in self._index or isinstance(tensor, torch.nn.Parameter) or self._is_grad_leaf(tensor):
-            leaf = self.leaf(tensor)
+        grad_leaf = tensor.requires_grad and tensor.is_leaf
+        if grad_leaf or isinstance(tensor, torch.nn.Parameter) or self.leaves.find(tensor) is not None:
+            leaf = self.leaves.add(tensor)
             if leaf is None:
                 return None
             if leaf.name is None and leaf.fallback_name is None:
-                held_as = frames.variable_name(tensor)
-                leaf.fallback_name = held_as and self._free(held_as)
+                self.leaves.name_for_now(leaf, frames.variable_name(tensor))
             flow = Flow("leaf", (), leaf.bit)
         elif tensor.grad_fn is not None:
             # Made out of sight (a custom Function, a checkpoint): autograd's own graph says what it reads.
@@ -309,10 +158,6 @@ class Trace(TorchFunctionMode):
             self._flows[tensor] = flow
         return flow
 
-    @staticmethod
-    def _is_grad_leaf(tensor: torch.Tensor) -> bool:
-        return tensor.requires_grad and tensor.is_leaf
-
     def _reentered(self, tensor: torch.Tensor) -> Flow | None:
         """Tie a tensor of unknown origin to the exits before it, if it can have come from them."""
         if tensor in self._seen:
@@ -321,7 +166,7 @@ class Trace(TorchFunctionMode):
         exits = [flow for flow in self.step.exits if flow.operation in ("numpy", "tolist", "float()", "int()", "item")]
         if not exits or not tensor.is_floating_point():
             return None
-        pointed = self.step.exit_pointers.get(_pointer(tensor) or -1)
+        pointed = self.step.exit_pointers.get(data_pointer(tensor) or -1)
         return self._entry("from_numpy", (pointed,) if pointed else tuple(exits), guessed=pointed is None)
 
     @staticmethod
@@ -336,8 +181,7 @@ class Trace(TorchFunctionMode):
     def _carries(self, tensor: torch.Tensor, flow: Flow | None) -> int:
         """Return the leaves that autograd reaches from `tensor`, as far as the trace can tell without a walk."""
         if tensor.is_leaf:
-            leaf = self._index.get(id(tensor)) if tensor.requires_grad else None
-            return leaf.bit if leaf is not None else 0
+            return self.leaves.bit(tensor) if tensor.requires_grad else 0
         known: int | None = self._carried.get(tensor)
         if known:
             return known
@@ -362,7 +206,7 @@ class Trace(TorchFunctionMode):
             else:
                 carried |= carries
             if self._stepping and flow.operation == "leaf" and not self._in_optimizer:
-                leaf = self._index.get(id(tensor))
+                leaf = self.leaves.find(tensor)
                 if leaf is not None:
                     leaf.concerned = True
                     if leaf.used_at is None and not op.detaches:
@@ -373,7 +217,7 @@ class Trace(TorchFunctionMode):
             for flow in entered:
                 reads |= flow.reads
         try:
-            result = func(*args, **kwargs)
+            result = call_through(func, args, kwargs)
         except RuntimeError:
             if written is not None and written.is_leaf and written.requires_grad:
                 self.step.failed_write = (op.name, frames.here(3), reads)
@@ -389,10 +233,10 @@ class Trace(TorchFunctionMode):
     def _numbers_entered(self, op: Operation, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Flow]:
         """Return the exits whose values come back in as Python numbers or NumPy arrays among the arguments."""
         values = self.step.exit_values
-        found = [values[number] for number in _numbers_in((*args, *kwargs.values())) if number in values]
+        found = [values[number] for number in numbers_in((*args, *kwargs.values())) if number in values]
         if op.role is Role.ENTRY:
             for value in args:
-                pointed = self.step.exit_pointers.get(_array_pointer(value) or -1)
+                pointed = self.step.exit_pointers.get(array_pointer(value) or -1)
                 if pointed is not None:
                     found.append(pointed)
             if not found and not any(True for _ in tensors_in(args)):
@@ -411,8 +255,8 @@ class Trace(TorchFunctionMode):
         args: tuple[Any, ...],
         in_place: bool,
     ) -> None:
-        is_leaf = id(output) in self._index
-        if is_leaf and self._in_optimizer:
+        leaf_bit = self.leaves.bit(output)
+        if leaf_bit and self._in_optimizer:
             return  # an optimizer's update of its parameter is no part of the step's value
         grad_mode = torch.is_grad_enabled()
         source = args[0] if args and isinstance(args[0], torch.Tensor) else None
@@ -422,7 +266,7 @@ class Trace(TorchFunctionMode):
         if grad_mode and output.grad_fn is not None:
             reaches |= carried
         elif output.is_leaf:
-            reaches = self._index[id(output)].bit if is_leaf and output.requires_grad else 0
+            reaches = leaf_bit if output.requires_grad else 0
         flow = Flow(op.name, parents, reads)
         root = self._root(output)
         if in_place and output in self._alias:
@@ -431,15 +275,14 @@ class Trace(TorchFunctionMode):
         else:
             flow.lost = carried & ~reaches
         if flow.lost:
-            self._explain(flow, op, output, in_place=in_place, is_leaf=is_leaf or id(root) in self._index)
+            self._explain(flow, op, output, in_place=in_place, is_leaf=bool(leaf_bit or self.leaves.bit(root)))
         elif op.zero_derivative:
             flow.stack = frames.here(4)
             self.step.zero_derivative.append(flow)
         self._flows[output] = flow
         if in_place:
             self._flows[root] = flow
-            if is_leaf:
-                self._flows[output].reads |= self._index[id(output)].bit
+            flow.reads |= leaf_bit
         if reaches:
             self._carried[output] = reaches
         elif output in self._carried:
@@ -466,7 +309,7 @@ class Trace(TorchFunctionMode):
             flow.reason = "no_derivative"
 
     def _exit(self, op: Operation, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        result = func(*args, **kwargs)
+        result = call_through(func, args, kwargs)
         tensor = args[0]
         parent = self._flow(tensor)
         if parent is None or not parent.reads or len(self.step.exits) >= MAX_EXITS:
@@ -476,10 +319,10 @@ class Trace(TorchFunctionMode):
         flow.reason = "numpy" if op.name in ("numpy", "__dlpack__", "__array_interface__") else "item"
         flow.stack = frames.here(3)
         self.step.exits.append(flow)
-        pointer = _array_pointer(result)
+        pointer = array_pointer(result)
         if pointer is not None:
             self.step.exit_pointers[pointer] = flow
-        for number in itertools.islice(_numbers_in(result), MAX_EXITS):
+        for number in itertools.islice(numbers_in(result), MAX_EXITS):
             if number not in (0.0, 1.0, -1.0) and math.isfinite(number):
                 self.step.exit_values[number] = flow
         return result
@@ -497,28 +340,27 @@ class Trace(TorchFunctionMode):
             wanted = list(tensors_in(args[1] if len(args) > 1 else kwargs.get("inputs")))
             mask = 0
             for tensor in wanted:
-                leaf = self._index.get(id(tensor))
-                mask |= leaf.bit if leaf is not None else 0
+                mask |= self.leaves.bit(tensor)
             reached &= mask
         record = Backward(
             spot=frames.innermost(frames.here(3)),
             reads=reads | reached,
             flows=flows,
-            loss=_one_value(losses),
+            loss=one_value(losses),
             requires_grad=bool(losses) and all(loss.requires_grad for loss in losses),
             create_graph=op.name == "autograd.grad" and bool(kwargs.get("create_graph")),
         )
         self.step.backwards.append(record)
-        before = {leaf.index: _version_of(leaf.tensor.grad) for leaf in self.leaves if leaf.tensor.is_leaf}
-        result = func(*args, **kwargs)
-        for leaf in self.leaves:
+        before = {leaf.index: version_of(leaf.tensor.grad) for leaf in self.leaves.all() if leaf.tensor.is_leaf}
+        result = call_through(func, args, kwargs)
+        for leaf in self.leaves.all():
             # A checkpoint's inner backward fills gradients that the outer graph does not lead to.
-            if leaf.tensor.is_leaf and _version_of(leaf.tensor.grad) not in (None, before.get(leaf.index)):
+            if leaf.tensor.is_leaf and version_of(leaf.tensor.grad) not in (None, before.get(leaf.index)):
                 reached |= leaf.bit
         record.reached = reached
         record.finished = True
         given_back = dict(zip(map(id, wanted), result, strict=True)) if op.name == "autograd.grad" else {}
-        for leaf in self.members(reached):
+        for leaf in self.leaves.members(reached):
             gradient = given_back.get(id(leaf.tensor), leaf.tensor.grad)
             leaf.concerned = True
             leaf.stats = gradient_stats(gradient) if gradient is not None else leaf.stats
@@ -529,7 +371,7 @@ class Trace(TorchFunctionMode):
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Note the optimizer; what its closures do counts as the step, what it does itself does not."""
         self._in_optimizer += 1
-        self.add_optimizer(optimizer)
+        self.leaves.add_optimizer(optimizer)
         return tuple(map(self._outside, args)), {key: self._outside(value) for key, value in kwargs.items()}
 
     def _outside(self, value: Any) -> Any:
@@ -557,36 +399,6 @@ class Trace(TorchFunctionMode):
         held_as = frames.variable_name(module)
         prefix = type(module).__name__ if held_as in (None, "self") else held_as
         for name, parameter in module.named_parameters():
-            leaf = self.leaf(parameter)
-            if leaf is not None and leaf.name is None and leaf.fallback_name is None:
-                leaf.fallback_name = self._free(f"{prefix}.{name}")
-
-
-def _version_of(gradient: torch.Tensor | None) -> tuple[int, int] | None:
-    return None if gradient is None else (id(gradient), gradient._version)
-
-
-def _one_value(losses: Iterable[torch.Tensor]) -> float | None:
-    values = [float(loss.detach()) for loss in losses if loss.numel() == 1 and not loss.is_complex()]
-    return values[0] if len(values) == 1 else None
-
-
-def gradient_stats(gradient: torch.Tensor) -> dict[str, Any]:
-    """Return norm (ord 2, accumulated in float64) and the counts of NaN and Inf of one gradient."""
-    if type(gradient) not in _PLAIN and type(gradient).__module__.startswith("torch.distributed"):
-        return {"not_measured": f"the gradient is a {type(gradient).__name__}"}
-    with torch.no_grad():
-        values = gradient.detach()
-        if values.layout is not torch.strided:
-            values = values.coalesce().values() if values.layout is torch.sparse_coo else values.to_dense()
-        if values.is_complex():
-            values = torch.view_as_real(values)
-        norm = torch.linalg.vector_norm(values, dtype=torch.float64).item()
-        nan = inf = 0
-        if not math.isfinite(norm):
-            nan = int(values.isnan().sum())
-            inf = int(values.isinf().sum())
-            if not nan and not inf:  # an overflow of the norm itself
-                norm = torch.linalg.vector_norm(values / values.abs().max(), dtype=torch.float64).item()
-                norm *= float(gradient.abs().max())
-    return {"grad_norm": norm, "nan_count": nan, "inf_count": inf, "dtype": str(gradient.dtype).removeprefix("torch.")}
+            leaf = self.leaves.add(parameter)
+            if leaf is not None:
+                self.leaves.name_for_now(leaf, f"{prefix}.{name}")

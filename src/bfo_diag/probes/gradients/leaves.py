@@ -1,0 +1,130 @@
+"""The tensors that may get a gradient: who they are, what they are called, who holds them, when they were frozen."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from bfo_diag import frames
+
+MAX_LEAVES = 20_000
+"""Leaves beyond this many are not followed (a step that makes thousands of fresh ones)."""
+
+
+@dataclass
+class Leaf:
+    """A tensor that may get a gradient. It is kept alive while it is known, so that its id stays its own."""
+
+    tensor: torch.Tensor
+    index: int
+    name: str | None = None
+    """Given by the case, or by a variable that its step can see: the leaf lasts from step to step."""
+    fallback_name: str | None = None
+    """Where there is no name: what the running code calls it."""
+    optimized: bool = False
+    concerned: bool = False
+    """Whether it is of the case: named, held by an optimizer or touched by a step, and not only made at import."""
+    used_at: frames.Spot | None = None
+    frozen_at: frames.Spot | None = None
+    stats: dict[str, Any] | None = None
+
+    @property
+    def bit(self) -> int:
+        """Its place in a set of leaves, which is a bit mask."""
+        return 1 << self.index
+
+    @property
+    def shown(self) -> str:
+        """A name for it that its owner will know it by."""
+        shape = "x".join(map(str, self.tensor.shape)) or "scalar"
+        return self.name or self.fallback_name or f"leaf {self.index} ({shape})"
+
+
+class Leaves:
+    """All leaves that are known. A leaf's index is never given again, so that old sets stay right."""
+
+    def __init__(self) -> None:
+        self.optimizers: list[torch.optim.Optimizer] = []
+        self._known: dict[int, Leaf] = {}
+        self._by_id: dict[int, Leaf] = {}
+        self._names: dict[str, int] = {}
+        self._indices = itertools.count()
+        self._frozen: dict[int, tuple[torch.Tensor, frames.Spot | None]] = {}
+
+    def all(self) -> list[Leaf]:
+        """Return the leaves, oldest first."""
+        return list(self._known.values())
+
+    def members(self, bits: int) -> list[Leaf]:
+        """Return the leaves of a set."""
+        return [leaf for leaf in self._known.values() if bits >> leaf.index & 1]
+
+    def find(self, tensor: torch.Tensor) -> Leaf | None:
+        """Return the leaf for `tensor` if it is known."""
+        return self._by_id.get(id(tensor))
+
+    def bit(self, tensor: torch.Tensor) -> int:
+        """Return the set of `tensor` alone, empty where it is no known leaf."""
+        leaf = self.find(tensor)
+        return leaf.bit if leaf is not None else 0
+
+    def add(self, tensor: torch.Tensor) -> Leaf | None:
+        """Return the leaf for `tensor`, made if it is new; None beyond `MAX_LEAVES`."""
+        found = self.find(tensor)
+        if found is None and len(self._known) < MAX_LEAVES:
+            found = Leaf(tensor, next(self._indices))
+            self._known[found.index] = found
+            self._by_id[id(tensor)] = found
+            _, found.frozen_at = self._frozen.pop(id(tensor), (None, None))
+        return found
+
+    def name(self, tensor: torch.Tensor, name: str) -> None:
+        """Give `tensor` a name, unless it has one; with a number where another leaf has it."""
+        leaf = self.add(tensor)
+        if leaf is not None:
+            leaf.concerned = True
+            if leaf.name is None:
+                leaf.name = self._free(name, leaf)
+
+    def name_for_now(self, leaf: Leaf, name: str | None) -> None:
+        """Remember what the running code calls a leaf without a name."""
+        if name is not None and leaf.name is None and leaf.fallback_name is None:
+            leaf.fallback_name = self._free(name, leaf)
+
+    def _free(self, name: str, leaf: Leaf) -> str:
+        numbered = itertools.chain([name], (f"{name} ({number})" for number in itertools.count(2)))
+        free = next(text for text in numbered if self._names.get(text, leaf.index) == leaf.index)
+        self._names[free] = leaf.index
+        return free
+
+    def add_optimizer(self, optimizer: object) -> None:
+        """Count the parameters of `optimizer` among the leaves."""
+        if isinstance(optimizer, torch.optim.Optimizer) and all(optimizer is not known for known in self.optimizers):
+            self.optimizers.append(optimizer)
+            for group in optimizer.param_groups:
+                for parameter in group["params"]:
+                    leaf = self.add(parameter)
+                    if leaf is not None:
+                        leaf.optimized = leaf.concerned = True
+
+    def note_requires_grad(self, tensor: torch.Tensor, spot: frames.Spot | None) -> None:
+        """Remember where `requires_grad` was set to False (None: it was set to True)."""
+        leaf = self.find(tensor)
+        if leaf is not None:
+            leaf.frozen_at = spot
+        elif spot is not None:
+            # Kept alive with its place: an id alone could pass to another tensor.
+            self._frozen[id(tensor)] = (tensor, spot)
+        else:
+            self._frozen.pop(id(tensor), None)
+
+    def forget_transient(self) -> None:
+        """Forget the leaves that a step made for itself: the next one makes its own."""
+        for leaf in self.all():
+            if leaf.name is None and not leaf.optimized:
+                del self._known[leaf.index], self._by_id[id(leaf.tensor)]
+                if leaf.fallback_name is not None:
+                    self._names.pop(leaf.fallback_name, None)
