@@ -33,9 +33,11 @@ def fresh_imports() -> Iterator[None]:
 def capture(fresh_imports: None) -> Capture:
     """Run a probe in this process on a target, and return the run with its findings."""
 
-    def run_probe(probe_name: str, target: str | None, *, inputs: tuple[str, ...] = (), **options: object):
+    def run_probe(
+        probe_name: str, target: str | None, *, inputs: tuple[str, ...] = (), device: str = "cpu", **options: object
+    ):
         probe = load_all()[probe_name]
-        request = child.LazyTarget(target, inputs, "cpu", 0)
+        request = child.LazyTarget(target, inputs, device, 0)
         header = RunHeader("test", probe_name, (), "2026-01-01T00:00:00Z", CaseRecord("0", "case"))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a target may warn as it likes

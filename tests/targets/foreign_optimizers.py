@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 class RandomSearch(Optimizer):
     """Calls the closure for each candidate as it stands; what the closure raises comes out."""
 
-    def __init__(self, params, population_size=20, scale=0.05):
+    def __init__(self, params, population_size=20, scale=0.005):
         super().__init__(params, {"population_size": population_size, "scale": scale})
 
     def evaluate(self, closure):

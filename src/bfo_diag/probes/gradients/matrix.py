@@ -61,7 +61,15 @@ def run(plan: Plan, optimizer_class: Any) -> Iterator[Observation]:
         {"class": f"{cls.__module__}.{cls.__qualname__}", "arguments": arguments, "ours": ours},
     )
     make = functools.partial(optimizer_class, **arguments)
-    yield Observation("plan", {"cells": len(WORKLOADS) * len(plan.modes) * len(plan.scenarios)})
+    yield Observation(
+        "plan",
+        {
+            "workloads": list(WORKLOADS),
+            "scenarios": list(plan.scenarios),
+            "modes": list(plan.modes),
+            "cells": len(WORKLOADS) * len(plan.modes) * len(plan.scenarios),
+        },
+    )
     for workload in WORKLOADS.values():
         for scenario in plan.scenarios:
             for mode in plan.modes:

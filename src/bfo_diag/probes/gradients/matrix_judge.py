@@ -111,20 +111,19 @@ def _number(value: float | None) -> str:
 def tables(run: Run) -> Iterator[Table]:
     """Yield one matrix for each workload: a row a scenario, a column a mode."""
     found = modes(run)
-    if not found:
+    plan = next((o.values for _, o in run.of_kind("plan")), None)
+    if plan is None:
         return
-    scenarios = list(next(iter(found.values())))
-    workloads = list(dict.fromkeys(str(o.values["workload"]) for _, o in run.of_kind("cell")))
     optimizer = next((o.values for _, o in run.of_kind("optimizer")), {})
-    for workload in workloads:
-        rows = tuple(
-            (scenario, *(_cell(found[mode].get(scenario, {}), workload) for mode in found)) for scenario in scenarios
-        )
-        arguments = ", ".join(f"{key}={value}" for key, value in optimizer.get("arguments", {}).items())
+    arguments = ", ".join(f"{key}={value}" for key, value in optimizer.get("arguments", {}).items())
+    for workload in plan["workloads"]:
         yield Table(
             title=f"{optimizer.get('class', 'optimizer')} on {workload}: loss, first -> last (evaluations)",
-            columns=("scenario", *found),
-            rows=rows,
+            columns=("scenario", *plan["modes"]),
+            rows=tuple(
+                (scenario, *(_cell(found.get(mode, {}).get(scenario, {}), workload) for mode in plan["modes"]))
+                for scenario in plan["scenarios"]
+            ),
             caption=f"made with {arguments}" if arguments else "",
         )
 
