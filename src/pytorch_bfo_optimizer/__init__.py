@@ -1,0 +1,73 @@
+"""Bacterial Foraging optimizers for PyTorch, and ways to step an optimizer whose closure calls `.backward()`.
+
+    from pytorch_bfo_optimizer import BFO, AdaptiveBFO, HybridBFO
+
+`BFO` and `AdaptiveBFO` are gradient-free; `HybridBFO` takes one gradient a step. The algorithm is in `foraging`,
+as pure functions; `gradient_modes` holds the five modes. Needs torch alone.
+"""
+
+from pytorch_bfo_optimizer.adaptive import AdaptiveBFO
+from pytorch_bfo_optimizer.bfo import BFO
+from pytorch_bfo_optimizer.errors import (
+    BFOError,
+    ClosureRequiredError,
+    DeviceMismatchError,
+    EmptyParametersError,
+    GradientModeUnsupportedError,
+    HyperparameterError,
+    LossTypeError,
+    NoGradientError,
+    NonFiniteGenerationError,
+    ObjectiveError,
+    ParameterError,
+    StateMismatchError,
+    TiedParametersError,
+    UnsupportedParameterError,
+)
+from pytorch_bfo_optimizer.gradient_modes import (
+    MODES,
+    ConfigMode,
+    DualClosure,
+    GradientConfig,
+    GradientDecision,
+    GradientMode,
+    minimal_patch,
+)
+from pytorch_bfo_optimizer.hybrid import HybridBFO
+from pytorch_bfo_optimizer.objective import BatchedObjective, FunctionObjective, ModelObjective
+from pytorch_bfo_optimizer.smart_closure import ClosureGradient, SmartClosure
+from pytorch_bfo_optimizer.state import MinimizeResult, StepRecord
+
+__all__ = [
+    "BFO",
+    "MODES",
+    "AdaptiveBFO",
+    "BFOError",
+    "BatchedObjective",
+    "ClosureGradient",
+    "ClosureRequiredError",
+    "ConfigMode",
+    "DeviceMismatchError",
+    "DualClosure",
+    "EmptyParametersError",
+    "FunctionObjective",
+    "GradientConfig",
+    "GradientDecision",
+    "GradientMode",
+    "GradientModeUnsupportedError",
+    "HybridBFO",
+    "HyperparameterError",
+    "LossTypeError",
+    "MinimizeResult",
+    "ModelObjective",
+    "NoGradientError",
+    "NonFiniteGenerationError",
+    "ObjectiveError",
+    "ParameterError",
+    "SmartClosure",
+    "StateMismatchError",
+    "StepRecord",
+    "TiedParametersError",
+    "UnsupportedParameterError",
+    "minimal_patch",
+]

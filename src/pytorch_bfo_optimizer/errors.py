@@ -1,0 +1,95 @@
+"""Every error this package raises on its own account. A closure's exception is never among them: it passes through.
+
+::
+
+    BFOError(Exception)
+    ├── HyperparameterError(ValueError)          a setting out of range, or groups that disagree
+    ├── ParameterError(ValueError)               tensors that cannot be one vector
+    │   ├── EmptyParametersError                 nothing to optimize, or a group of nothing
+    │   ├── UnsupportedParameterError(TypeError) complex, integer, sparse, or overlapping memory
+    │   ├── TiedParametersError                  one memory given twice
+    │   └── DeviceMismatchError                  several devices, or not the one that was asked for
+    ├── ObjectiveError(ValueError)               an objective that does not fit the parameters
+    │   └── LossTypeError(TypeError)             a closure returned something that is no loss
+    ├── ClosureRequiredError(TypeError)          step() without a closure
+    ├── NonFiniteGenerationError(ArithmeticError) not one finite loss in a whole generation
+    ├── NoGradientError(RuntimeError)            a gradient was wanted and there is none; says why
+    ├── GradientModeUnsupportedError(TypeError)  this mode cannot drive this optimizer
+    └── StateMismatchError(ValueError)           a state_dict of another colony
+"""
+
+from __future__ import annotations
+
+
+class BFOError(Exception):
+    """Base of all errors of this package."""
+
+
+class HyperparameterError(BFOError, ValueError):
+    """A hyperparameter is out of range, or param groups disagree on one that the whole colony shares."""
+
+
+class ParameterError(BFOError, ValueError):
+    """The parameters cannot be handled as one vector."""
+
+
+class EmptyParametersError(ParameterError):
+    """There is nothing to optimize: no parameter, an empty group, or no element in any of them."""
+
+
+class UnsupportedParameterError(ParameterError, TypeError):
+    """A parameter is complex, integer, sparse, or overlaps itself in memory."""
+
+
+class TiedParametersError(ParameterError):
+    """The same tensor, or the same memory, is given more than once."""
+
+
+class DeviceMismatchError(ParameterError):
+    """Parameters on several devices, or on another device than `device=` or the generator."""
+
+
+class ObjectiveError(BFOError, ValueError):
+    """An objective does not fit: wrong shape of losses, or parameters that it does not know."""
+
+
+class LossTypeError(ObjectiveError, TypeError):
+    """A closure returned something other than one real number."""
+
+
+class ClosureRequiredError(BFOError, TypeError):
+    """`step()` was called without a closure after the state had been initialised."""
+
+
+class NonFiniteGenerationError(BFOError, ArithmeticError):
+    """Every loss evaluated in one generation was NaN or infinite."""
+
+
+class NoGradientError(BFOError, RuntimeError):
+    """A gradient was wanted and the closure gives none.
+
+    `why` is the reason in words; `reason` one of `float-loss`, `no-graph`, `grad-disabled`, `unreached`,
+    `non-finite`. `loss` is what the closure returned, so that its evaluation is not wasted.
+    """
+
+    def __init__(self, why: str, *, reason: str, loss: object = None) -> None:
+        super().__init__(why)
+        self.why = why
+        self.reason = reason
+        self.loss = loss
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle with the keyword arguments, so that the error crosses a process boundary whole."""
+        return (_rebuild_no_gradient, (self.why, self.reason))
+
+
+def _rebuild_no_gradient(why: str, reason: str) -> NoGradientError:
+    return NoGradientError(why, reason=reason)
+
+
+class GradientModeUnsupportedError(BFOError, TypeError):
+    """A gradient mode cannot drive this optimizer; the message says why."""
+
+
+class StateMismatchError(BFOError, ValueError):
+    """A `state_dict` belongs to a colony of another size or to other parameters."""

@@ -1,0 +1,272 @@
+"""What a colony is made of: hyperparameters, tensors, and the record of one step. No algorithm lives here.
+
+Every class is a frozen dataclass; each field says its shape, dtype and unit. Hyperparameters are validated
+whenever they are built, which is at every step, so an edited `param_groups` is checked like an argument.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from pytorch_bfo_optimizer.errors import HyperparameterError
+
+SwarmingParams = tuple[float, float, float, float]
+"""(d_attract [loss], w_attract [1/unit^2], h_repellant [loss], w_repellant [1/unit^2])."""
+
+HyperparametersT = TypeVar("HyperparametersT", bound="Hyperparameters")
+
+
+def _refuse(name: str, value: object, must: str, mend: str) -> None:
+    raise HyperparameterError(f"{name} is {value!r}: it must be {must}; {mend}")
+
+
+def require_count(name: str, value: object, *, least: int, mend: str) -> None:
+    """Raise unless `value` is an int (and no bool) of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        _refuse(name, value, f"an integer of at least {least}", mend)
+
+
+def require_number(
+    name: str, value: object, *, low: float, high: float, mend: str, open_low: bool = False, open_high: bool = False
+) -> None:
+    """Raise unless `value` is a real number in the interval; NaN is in none."""
+    real = isinstance(value, (int, float)) and not isinstance(value, bool)
+    inside = real and (low < value if open_low else low <= value) and (value < high if open_high else value <= high)  # type: ignore[operator]
+    if not inside or not math.isfinite(value):  # type: ignore[arg-type]
+        span = f"{'(' if open_low else '['}{low:g}, {high:g}{')' if open_high else ']'}"
+        _refuse(name, value, f"a finite number in {span}", mend)
+
+
+@dataclass(frozen=True)
+class Hyperparameters:
+    """The settings of one param group.
+
+    `lr`, the step sizes, `levy_alpha` and `bounds` hold for the coordinates of their group; everything else
+    is shared by the colony and must agree over the groups (`COLONY_WIDE`).
+    """
+
+    lr: float
+    """Factor on every move, dimensionless; for schedulers. May be a one-element tensor in the group."""
+    population_size: int
+    """P, members of the colony."""
+    chem_steps: int
+    """N_c, generations between two reproductions."""
+    swim_length: int
+    """N_s, most swims after a tumble."""
+    repro_steps: int
+    """N_re, reproductions between two elimination-dispersals; 0: no reproduction."""
+    elim_steps: int
+    """N_ed, elimination-dispersals in a life cycle; 0: none."""
+    elim_prob: float
+    """p_ed, chance of a member to be dispersed; 0: none."""
+    step_size_max: float
+    """C at the start of a life cycle, in units of the parameters."""
+    step_size_min: float
+    """C at its end; linear in between."""
+    levy_alpha: float | None
+    """Index of the Lévy law of move lengths, in (0, 2); None: every move has length C."""
+    use_swarming: bool
+    """Whether J_cc is added to the loss in comparisons between members."""
+    swarming_params: SwarmingParams
+    """(d_attract, w_attract, h_repellant, w_repellant)."""
+    bounds: tuple[float, float] | None
+    """(lowest, highest) value of every coordinate of the group; None: unbounded."""
+    reevaluate: bool
+    """Whether every member is sensed anew at each step: for a loss that changes (mini-batches)."""
+
+    def __post_init__(self) -> None:
+        """Check every field.
+
+        Raises:
+            HyperparameterError: naming the field, its value and the mend.
+        """
+        require_number(
+            "lr", self.lr, low=0, high=math.inf, open_high=True, mend="1.0 leaves the step sizes as they are"
+        )
+        require_count("population_size", self.population_size, least=1, mend="20 to 100 is usual")
+        require_count("chem_steps", self.chem_steps, least=1, mend="10 is usual")
+        require_count("swim_length", self.swim_length, least=0, mend="4 is usual, 0 turns swimming off")
+        require_count("repro_steps", self.repro_steps, least=0, mend="4 is usual, 0 turns reproduction off")
+        require_count("elim_steps", self.elim_steps, least=0, mend="2 is usual, 0 turns dispersal off")
+        require_number("elim_prob", self.elim_prob, low=0, high=1, mend="0.25 is usual, 0 turns dispersal off")
+        require_number(
+            "step_size_max",
+            self.step_size_max,
+            low=0,
+            high=math.inf,
+            open_low=True,
+            open_high=True,
+            mend="0.1 is usual",
+        )
+        require_number(
+            "step_size_min", self.step_size_min, low=0, high=self.step_size_max, mend="it may not exceed step_size_max"
+        )
+        if self.levy_alpha is not None:
+            require_number(
+                "levy_alpha", self.levy_alpha, low=0.1, high=2, open_high=True, mend="1.5 is usual, None turns it off"
+            )
+        for name in ("use_swarming", "reevaluate"):
+            if not isinstance(getattr(self, name), bool):
+                _refuse(name, getattr(self, name), "True or False", "pass a bool")
+        self._check_swarming()
+        self._check_bounds()
+        if self.reevaluate and self.swim_length == 0:
+            raise HyperparameterError(
+                "reevaluate is True with swim_length 0: sensing takes the place of one swim, so no member could "
+                "ever move; use swim_length >= 1, or reevaluate=False"
+            )
+
+    def _check_swarming(self) -> None:
+        shape = "four finite numbers (d_attract, w_attract, h_repellant, w_repellant), none negative"
+        params: object = self.swarming_params
+        if not isinstance(params, Sequence) or isinstance(params, str) or len(params) != 4:
+            _refuse("swarming_params", params, shape, "(0.2, 0.1, 0.2, 10.0) is usual")
+        for value in self.swarming_params:
+            require_number(
+                "swarming_params", value, low=0, high=math.inf, open_high=True, mend="(0.2, 0.1, 0.2, 10.0) is usual"
+            )
+
+    def _check_bounds(self) -> None:
+        if self.bounds is None:
+            return
+        mend = "pass (lowest, highest), or None for no bounds"
+        pair: object = self.bounds
+        if not isinstance(pair, Sequence) or isinstance(pair, str) or len(pair) != 2:
+            _refuse("bounds", pair, "a pair of finite numbers", mend)
+        low, high = self.bounds
+        require_number("bounds[0]", low, low=-math.inf, high=math.inf, mend=mend)
+        require_number("bounds[1]", high, low=low, high=math.inf, open_low=True, mend=mend)
+
+    @classmethod
+    def from_group(cls: type[HyperparametersT], group: Mapping[str, Any]) -> HyperparametersT:
+        """Read one param group; keys that are no hyperparameter (`weight_decay`, `initial_lr`) are left alone."""
+        missing = [field.name for field in fields(cls) if field.name not in group]
+        if missing:
+            raise HyperparameterError(
+                f"the param group lacks {', '.join(missing)}: was its state_dict saved by another class?"
+            )
+        values = {field.name: group[field.name] for field in fields(cls)}
+        lr = values["lr"]
+        if isinstance(lr, Tensor):
+            if lr.numel() != 1:
+                _refuse("lr", lr, "a number or a one-element tensor", "pass lr=torch.tensor(1.0)")
+            values["lr"] = float(lr)
+        return cls(**values)
+
+    @property
+    def disperses(self) -> bool:
+        """Whether elimination-dispersal happens at all."""
+        return self.elim_steps > 0 and self.elim_prob > 0
+
+    @property
+    def life_cycle(self) -> int:
+        """Generations in one life cycle, N_c N_re N_ed, where a part that is off counts once."""
+        return self.chem_steps * max(self.repro_steps, 1) * max(self.elim_steps, 1)
+
+    def step_size(self, generation: int) -> float:
+        """C in this generation, lr excluded: linear from `step_size_max` to `step_size_min` over a life cycle."""
+        progress = (generation % self.life_cycle) / max(self.life_cycle - 1, 1)
+        return self.step_size_max + (self.step_size_min - self.step_size_max) * progress
+
+
+PER_COORDINATE = frozenset({"lr", "step_size_max", "step_size_min", "levy_alpha", "bounds"})
+"""Fields in which param groups may differ."""
+
+
+def require_agreement(groups: Sequence[Hyperparameters]) -> None:
+    """Raise unless the groups agree in everything the colony shares.
+
+    Raises:
+        HyperparameterError: naming the field, both values and both groups.
+    """
+    first = groups[0]
+    for index, other in enumerate(groups[1:], start=1):
+        for field in fields(first):
+            mine, theirs = getattr(first, field.name), getattr(other, field.name)
+            if field.name not in PER_COORDINATE and mine != theirs:
+                raise HyperparameterError(
+                    f"{field.name} is {mine!r} in group 0 and {theirs!r} in group {index}: one colony spans all "
+                    "groups; give every group the same value, or use one optimizer per group"
+                )
+
+
+@dataclass(frozen=True)
+class Colony:
+    """The members of the colony; immutable, each foraging function returns a new one."""
+
+    position: Tensor
+    """(P, D), dtype of the parameter vector, in units of the parameters: where each member is."""
+    loss: Tensor
+    """(P,), float64 (float32 where the device has none): loss there; +inf where unknown or not finite."""
+    known: Tensor
+    """(P,), bool: whether the member has been evaluated where it stands."""
+    health: Tensor
+    """(P,), dtype of loss, in units of the loss: accumulated cost since the last reproduction; low is healthy."""
+    scale: Tensor
+    """(P,), dtype of loss, dimensionless: each member's own factor on the step size; 1 unless adapted."""
+
+
+@dataclass(frozen=True)
+class GenerationResult:
+    """What one chemotactic generation gives back."""
+
+    colony: Colony
+    improved: Tensor
+    """(P,), bool: whether the member moved."""
+    finite_count: Tensor
+    """0-dim, int64: evaluations whose loss was finite."""
+    nonfinite_count: Tensor
+    """0-dim, int64: evaluations whose loss was NaN or infinite."""
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """What one step did; given to every `on_step` hook."""
+
+    generation: int
+    """Number of this generation, from 1."""
+    evaluations: int
+    """Evaluations spent in this step."""
+    evaluations_total: int
+    """Evaluations spent so far."""
+    best_loss: float
+    """Best loss known after the step, in units of the loss."""
+    nonfinite: int
+    """Evaluations of this step whose loss was NaN or infinite."""
+    improved: int
+    """Members that moved, of P."""
+    diversity: float
+    """Mean distance from the centroid, in units of the parameters."""
+    reproduced: bool
+    """Whether reproduction came due."""
+    dispersed: int
+    """Members put down elsewhere."""
+    used_gradient: bool
+    """Whether a gradient direction guided the moves."""
+
+
+@dataclass(frozen=True)
+class MinimizeResult:
+    """How a call of `minimize` ended."""
+
+    best_loss: float
+    """Best loss found, in units of the loss."""
+    best_params: list[Tensor]
+    """Copies of the parameters there, shaped like the parameters."""
+    evaluations: int
+    """Evaluations this call spent; never more than it was given."""
+    generations: int
+    """Generations this call made."""
+    why: str
+    """`budget` or `target`: what ended it."""
+
+
+def fitness_dtype(device: torch.device) -> torch.dtype:
+    """float64, or float32 on a device without it (Apple's MPS)."""
+    return torch.float32 if device.type == "mps" else torch.float64
