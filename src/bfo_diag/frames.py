@@ -8,7 +8,6 @@ from __future__ import annotations
 import linecache
 import sys
 import sysconfig
-from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 from functools import cache
@@ -105,24 +104,57 @@ def _spot(code: CodeType, line: int | None) -> Spot:
     return Spot(code.co_filename, line or 0, name, owner_of_file(code.co_filename))
 
 
-def _outward(frame: FrameType | None) -> Iterator[Spot]:
-    while frame is not None:
-        yield _spot(frame.f_code, frame.f_lineno)
-        frame = frame.f_back
-
-
 def here(depth: int = 1, *, limit: int = 8) -> tuple[Spot, ...]:
-    """Return the spots of the user's and of libraries' code that led here, innermost first.
+    """Return the spots of the user's and of libraries' code that led here, innermost first."""
+    return _below(sys._getframe(depth), limit)
 
-    The stack ends where our own code called the target.
-    """
+
+def _below(frame: FrameType | None, limit: int) -> tuple[Spot, ...]:
     found: list[Spot] = []
-    for spot in _outward(sys._getframe(depth)):
-        if spot.owner in (Owner.USER, Owner.LIBRARY):
-            found.append(spot)
-            if len(found) == limit:
-                break
+    while frame is not None and len(found) < limit:
+        if owner_of_file(frame.f_code.co_filename) in (Owner.USER, Owner.LIBRARY):
+            found.append(_spot(frame.f_code, frame.f_lineno))
+        frame = frame.f_back
     return tuple(found)
+
+
+def beyond(file: str, function: str) -> tuple[Spot, ...] | None:
+    """Return where a function of torch was called from, if it is on the stack: `here()` as it was outside of it.
+
+    `file` is the end of its path, with slashes.
+    """
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        code = frame.f_code
+        if code.co_name == function and code.co_filename.replace("\\", "/").endswith(file):
+            return _below(frame.f_back, 8)
+        frame = frame.f_back
+    return None
+
+
+def inside(folder: str, function: str) -> bool:
+    """Whether a function of that name, in a file of that folder of torch, is on the stack."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_name == function and folder in frame.f_code.co_filename.replace("\\", "/"):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def is_our_library(stack: tuple[Spot, ...]) -> bool:
+    """Whether the innermost of these lines is one of the optimizers that come with the tool."""
+    return bool(stack) and _OUR_LIBRARY in Path(stack[0].file).parts
+
+
+def constants() -> tuple[object, ...]:
+    """Return the constants in the code of the innermost line that is not torch's or ours."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if owner_of_file(frame.f_code.co_filename) in (Owner.USER, Owner.LIBRARY):
+            return frame.f_code.co_consts
+        frame = frame.f_back
+    return ()
 
 
 def variable_name(value: object) -> str | None:
@@ -148,6 +180,17 @@ def variable_name(value: object) -> str | None:
 def innermost(stack: tuple[Spot, ...]) -> Spot | None:
     """Return the user's own innermost line, else a library's."""
     return next((spot for spot in stack if spot.owner is Owner.USER), stack[0] if stack else None)
+
+
+def of_function(function: object) -> Spot | None:
+    """Return the line at which a Python function is defined (its `def`, not its decorators)."""
+    code = getattr(function, "__code__", None)
+    if not isinstance(code, CodeType):
+        return None
+    first = code.co_firstlineno
+    lines = (linecache.getline(code.co_filename, number).strip() for number in range(first, first + 20))
+    offset = next((index for index, text in enumerate(lines) if text.startswith(("def ", "async def "))), 0)
+    return _spot(code, first + offset)
 
 
 def of_traceback(trace: TracebackType | None) -> tuple[Spot, ...]:

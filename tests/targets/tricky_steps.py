@@ -159,3 +159,143 @@ def bfo_step():
         return loss
 
     return float(optimizer.step(closure))
+
+
+class Forgetful(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, scale):
+        return torch.round(x / scale) * scale
+
+    @staticmethod
+    def backward(ctx, gradient):  # cut: function
+        return gradient, None
+
+
+def function_returns_none():
+    net = nn.Linear(4, 3)
+    scale = nn.Parameter(torch.tensor(0.1))
+    return Forgetful.apply(net(inputs), scale).pow(2).sum()
+
+
+class NotDifferentiable(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        y = x * 2
+        ctx.mark_non_differentiable(y)
+        return y
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient
+
+
+def function_without_graph():
+    net, head = nn.Linear(4, 3), nn.Linear(3, 1)
+    hidden = NotDifferentiable.apply(net(inputs))  # cut: not_differentiable
+    return head(hidden).sum()
+
+
+def checkpoint_without_input_gradient():
+    net, head = nn.Linear(4, 3), nn.Linear(3, 1)
+    hidden = checkpoint(net, inputs, use_reentrant=True)  # cut: reentrant
+    return head(hidden).sum()
+
+
+first, second, third = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 1)
+
+
+def inner(x):
+    hidden = first(x).detach()  # cut: in_checkpoint
+    return second(hidden)
+
+
+def cut_in_a_checkpoint():
+    return third(checkpoint(inner, inputs.clone().requires_grad_(), use_reentrant=True)).sum()
+
+
+def asked_inputs():
+    third(second(inputs)).sum().backward(inputs=list(third.parameters()))
+
+
+turn = 0
+
+
+def loses_it_later():
+    global turn
+    turn += 1
+    hidden = second(inputs)
+    return third(hidden if turn == 1 else hidden.detach()).sum()  # cut: later
+
+
+def input_gradient():
+    x = inputs.clone().requires_grad_()
+    loss = third(x).pow(2).sum()
+    loss.backward()
+    return float(x.grad.norm())
+
+
+def scaled():
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**20)
+    optimizer = torch.optim.SGD(third.parameters(), lr=1e-3)
+    loss = third(inputs).pow(2).mean()
+    scaler.scale(loss).backward()
+    scaler.step(optimizer)
+    scaler.update()
+    optimizer.zero_grad()
+
+
+def returns_a_dictionary():
+    hidden = third(inputs)
+    return {"logits": hidden, "loss": hidden.pow(2).mean(), "name": "x"}
+
+
+def returns_a_tuple():
+    hidden = third(inputs)
+    return hidden.pow(2).mean(), hidden
+
+
+def evolution():
+    with torch.no_grad():
+        for parameter in third.parameters():
+            noise = torch.randn_like(parameter)
+            parameter.grad = noise * third(inputs).pow(2).mean().item()
+
+
+def functional_gradients():
+    def loss(weights, x):
+        return torch.func.functional_call(third, weights, (x,)).pow(2).mean()
+
+    weights = dict(third.named_parameters())
+    per_sample = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(weights, inputs)
+    return {name: gradient.norm().item() for name, gradient in per_sample.items()}
+
+
+def only_logged():
+    monitor = second(inputs).mean().item()
+    batch = torch.randn(8, 4)
+    (third(batch).pow(2).mean() * torch.tensor(0.5)).backward()
+    return monitor
+
+
+def equal_numbers():
+    log = {"weight": third.bias.item()}
+    second(inputs).pow(2).sum().backward()
+    return log
+
+
+hyper, main_net = nn.Linear(4, 12), nn.Linear(4, 3)
+
+
+def assigned_parameter():
+    main_net.weight = nn.Parameter(hyper(inputs).mean(0).view(3, 4))  # cut: assigned
+    return main_net(inputs).pow(2).sum()
+
+
+def variable():
+    hidden = torch.autograd.Variable(second(inputs).data, requires_grad=True)  # cut: variable
+    return third(hidden).sum()
+
+
+def samples():
+    noise = torch.distributions.Normal(second(inputs), 1.0).sample()  # cut: sample
+    return third(noise).sum()

@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from bfo_diag.records import loads
 from bfo_diag.store import OBSERVATIONS_FILE
 
 
@@ -35,7 +36,7 @@ class _Follower:
         self._read += whole
         for line in new[:whole].splitlines():
             if b'"kind": "plan"' in line:
-                self._total = int(line.rpartition(b'"cells": ')[2].split(b"}")[0])
+                self._total = loads(line)["values"]["cells"]
             elif b'"kind": "cell"' in line or b'"kind": "step"' in line:
                 self._cells += 1
         if whole:

@@ -78,6 +78,35 @@ ENTRIES = (
         fix="use a differentiable operation, or write a torch.autograd.Function with a backward of its own",
         url=_NOTES,
     ),
+    Entry(
+        "GRAD-CUT-LEAF",
+        _ERROR,
+        why="nn.Parameter(...) and Variable(...) begin a new leaf: the values are taken over, their history is not.",
+        fix="keep the parameter as it is, and use the computed tensor itself: torch.func.functional_call runs a module "
+        "with tensors in place of its parameters",
+        url="https://pytorch.org/docs/stable/generated/torch.func.functional_call.html",
+    ),
+    Entry(
+        "GRAD-CUT-FUNCTION",
+        _ERROR,
+        why="the backward of this custom autograd.Function returned None for the input that leads there.",
+        fix="return a gradient in that place of the tuple that backward returns",
+        url="https://pytorch.org/docs/stable/notes/extending.html",
+    ),
+    Entry(
+        "GRAD-CUT-CHECKPOINT",
+        _ERROR,
+        why="a reentrant checkpoint records no graph when none of its inputs requires grad.",
+        fix="pass use_reentrant=False to torch.utils.checkpoint.checkpoint",
+        url="https://pytorch.org/docs/stable/checkpoint.html",
+    ),
+    Entry(
+        "GRAD-CUT-SAMPLE",
+        _ERROR,
+        why="sample() of a distribution draws without gradients.",
+        fix="use rsample() where the distribution has it, else the log_prob of the sample (score function)",
+        url="https://pytorch.org/docs/stable/distributions.html",
+    ),
     # No gradient, and no single operation to blame.
     Entry(
         "GRAD-UNUSED",
@@ -118,6 +147,26 @@ ENTRIES = (
         _WARNING,
         why="the parameter gets a gradient, but no optimizer of the step holds it.",
         fix="make the optimizer after the last change to the model (to(device), new layers), from its parameters()",
+    ),
+    Entry(
+        "GRAD-INTERMITTENT",
+        _NOTE,
+        why="the parameter got a gradient in one step and none in a later one.",
+        fix="if its turns are meant (adversarial training), nothing; else look at what differs from that step on",
+    ),
+    Entry(
+        "GRAD-NOT-ASKED",
+        _NOTE,
+        why="backward(inputs=...) or autograd.grad(...) computes the gradients of its inputs alone.",
+        fix="add the parameter to the inputs, or leave inputs out",
+        url="https://pytorch.org/docs/stable/generated/torch.Tensor.backward.html",
+    ),
+    Entry(
+        "GRAD-NOT-FOLLOWED",
+        _NOTE,
+        why="torch.func takes gradients of its own, which the trace does not follow: nothing is said of the parameter.",
+        fix="compare torch.func's gradients with zero yourself, or examine the same loss with backward()",
+        url="https://pytorch.org/docs/stable/func.html",
     ),
     Entry(
         "GRAD-UNKNOWN",
@@ -184,8 +233,8 @@ ENTRIES = (
         "MODE-NOT-TRAINED",
         _ERROR,
         why="the optimizer ran, and the loss did not fall.",
-        fix="give it more --steps and --evaluations; the smart mode leaves .grad alone, so an optimizer that reads "
-        ".grad trains as-is or with minimal",
+        fix="give it more --steps and --evaluations; the smart mode takes one gradient a step, so an optimizer that "
+        "wants a new one at each call (LBFGS) trains as-is or with minimal",
     ),
     Entry(
         "MODE-STATE-CHANGED",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -11,7 +12,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from bfo_diag.errors import DiagError
-from bfo_diag.records import Finding, Report, Severity, Table
+from bfo_diag.records import Finding, Place, Report, Severity, Table
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _STYLE = {Severity.ERROR: "bold red", Severity.WARNING: "yellow", Severity.NOTE: "cyan"}
@@ -75,25 +76,34 @@ def _finding(finding: Finding, out: Console) -> None:
     head.append(f" {clean(finding.code)}", style="bold")
     place = finding.place
     if place is not None and place.file is not None:
-        head.append(f"  {clean(str(place))}")
+        head.append(f"  {clean(_near(place))}")
     out.print(head, soft_wrap=True)
     if place is not None and place.source:
-        out.print(Text(f"    > {clean(place.source)}", style="bold"), soft_wrap=True)
+        out.print(_indented(f"> {place.source}", 4, style="bold"))
     out.print(_indented(finding.message, 4))
     if finding.fix:
         out.print(_indented(f"mend: {finding.fix}", 4))
     if finding.url:
-        out.print(Text(f"    see:  {clean(finding.url)}", style="dim"), soft_wrap=True)
+        out.print(_indented(f"see:  {finding.url}", 4, style="dim"))
+
+
+def _near(place: Place) -> str:
+    """Return `file:line`, the file as seen from the current folder where it lies below it."""
+    try:
+        file = str(Path(place.file or "").relative_to(Path.cwd()))
+    except (ValueError, OSError):
+        return str(place)
+    return str(replace(place, file=file))
 
 
 def _note(finding: Finding, out: Console) -> None:
-    place = f" {finding.place}" if finding.place is not None and finding.place.file is not None else ""
+    place = f" {_near(finding.place)}" if finding.place is not None and finding.place.file is not None else ""
     first_line = finding.message.split("\n", 1)[0]
     out.print(_indented(f"{finding.code}{place}  {first_line}", 2))
 
 
-def _indented(text: str, by: int) -> Padding:
-    return Padding(Text(clean(text)), (0, 0, 0, by))
+def _indented(text: str, by: int, *, style: str = "") -> Padding:
+    return Padding(Text(clean(text), style=style), (0, 0, 0, by))
 
 
 def show_error(error: DiagError, out: Console) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import resource
 import signal
 import subprocess
@@ -250,3 +251,26 @@ def test_help_never_imports_torch(arguments):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "bfo-diag" in done.stdout
+
+
+def test_a_kill_of_the_tool_at_random_moments_leaves_a_log_that_loads_and_no_child(tmp_path, targets_folder):
+    moments = random.Random(1)
+    for _ in range(4):
+        tool = subprocess.Popen(
+            [*COMMAND, "gradients", "--scenario", "all-grad", "--steps", "500", "--evaluations", "100000"],
+            env={**os.environ, "BFO_DIAG_WORKSPACE": str(tmp_path)},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        time.sleep(moments.uniform(0.3, 5))
+        tool.kill()
+        tool.wait()
+    time.sleep(0.5)
+    folders = store.runs(Workspace(tmp_path))
+    assert folders
+    for folder in folders:
+        run = store.read(folder)
+        assert run.outcome is Outcome.RUNNING
+        assert len(run.damaged) <= 1
+    alive = subprocess.run(["pgrep", "-f", f"bfo_diag.child {tmp_path}"], capture_output=True, text=True, check=False)
+    assert alive.stdout == "", "a child lives on"

@@ -134,6 +134,8 @@ def verdict(run: Run, findings: tuple[Finding, ...]) -> str:
     with_gradient = sum(history.has_gradient for history in found.values())
     not_measured = [h for h in found.values() if not h.has_gradient and h.last.get("status") == "not_measured"]
     if found and len(not_measured) == len(found):
+        if any(observation.values.get("functional") for _, observation in run.of_kind("step")):
+            return "Not measured: torch.func takes the gradients, which the trace does not follow."
         return "Not measured: the step ended before its backward pass."
     if not found:
         return "No parameter was seen."

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bfo_diag import frames
-from bfo_diag.probes.gradients.flow import Flow, StepTrace
+from bfo_diag.probes.gradients.flow import Flow, Reason, StepTrace
 from bfo_diag.probes.gradients.leaves import Leaf
 from bfo_diag.probes.gradients.trace import Trace
 from bfo_diag.records import Observation
@@ -21,24 +21,28 @@ class Cut:
 
     spot: frames.Spot
     op: str
-    reason: str
+    reason: Reason
     stack: tuple[frames.Spot, ...]
     parameters: list[str] = field(default_factory=list)
-    guessed: bool = False
+    candidates: int = 0
+    """0 where it is certain; else among how many ways out of torch it was guessed."""
     grad_mode_spot: frames.Spot | None = None
     left_torch: frames.Spot | None = None
 
     def observation(self, step: int) -> Observation:
         """Return the fact for the log."""
+        inner = self.stack[0] if self.stack else self.spot
         return Observation(
             "cut",
             {
                 "op": self.op,
                 "reason": self.reason,
                 "parameters": self.parameters,
-                "guessed": self.guessed,
+                "guessed": self.candidates > 0,
+                "candidates": self.candidates,
                 "grad_mode_at": _at(self.grad_mode_spot),
                 "left_torch_at": _at(self.left_torch),
+                "library_at": _at(inner) if inner.owner is frames.Owner.LIBRARY and inner != self.spot else None,
                 "called_from": [f"{s.file}:{s.line} in {s.function}" for s in self.stack if s != self.spot],
             },
             self.spot.place(step=step),
@@ -49,49 +53,47 @@ def _at(spot: frames.Spot | None) -> str | None:
     return f"{spot.file}:{spot.line}" if spot is not None else None
 
 
-def find_cuts(flows: Iterable[Flow], bit: int) -> Iterator[tuple[Flow, Flow | None, bool]]:
-    """Yield `(flow that lost the leaf, exit from torch after it, guessed)`, going back from a loss.
+def find_cuts(flows: Iterable[Flow], bit: int) -> Iterator[tuple[Flow, Flow | None, int]]:
+    """Yield `(flow that lost the leaf, exit from torch after it, candidates)`, going back from a loss.
 
     Each way back ends at the operation nearest to the loss that autograd still reached the leaf from.
     """
-    stack: list[tuple[Flow, Flow | None, bool]] = [(flow, None, flow.guessed) for flow in flows]
+    stack: list[tuple[Flow, Flow | None, int]] = [(flow, None, flow.candidates) for flow in flows]
     visited: set[int] = set()
     while stack:
-        flow, left, guessed = stack.pop()
+        flow, left, candidates = stack.pop()
         if id(flow) in visited or not flow.reads & bit:
             continue
         visited.add(id(flow))
         if flow.lost & bit:
-            yield flow, left, guessed
+            yield flow, left, candidates
             continue
         if flow.reason in ("item", "numpy"):
             left = flow
-        stack.extend((parent, left, guessed or flow.guessed) for parent in flow.parents)
+        stack.extend((parent, left, max(candidates, flow.candidates)) for parent in flow.parents)
 
 
 class StepAnalysis:
     """What one step of the trace means for each leaf."""
 
     def __init__(self, trace: Trace, *, returned: object, raised: bool, timed_out: bool) -> None:
-        self._trace = trace
         self._step: StepTrace = trace.step
+        self._exits = trace.exits.flows
         self._unfinished = raised or timed_out
         backwards = self._step.backwards
         self._losses = [flow for backward in backwards for flow in backward.flows] or list(trace.flow_of(returned))
         self.failed_backward = bool(backwards) and not backwards[-1].finished and raised
-        self.reached = 0
-        for backward in backwards:
-            self.reached |= backward.reached
+        self.reached = self._step.reached
         self._reads = 0
         for flow in self._losses:
             self._reads |= flow.reads
-        self._cuts: dict[tuple[str, int, str, str], Cut] = {}
-        self.status = {leaf.index: self._status(leaf) for leaf in trace.leaves.all() if leaf.concerned}
+        self._cuts: dict[tuple[str, int, str, Reason], Cut] = {}
+        self.status = {leaf.index: self._status(leaf) for leaf in trace.leaves.reported()}
 
     @property
     def cuts(self) -> list[Cut]:
         """The cuts, certain ones first."""
-        return sorted(self._cuts.values(), key=lambda cut: (cut.guessed, cut.spot.file, cut.spot.line))
+        return sorted(self._cuts.values(), key=lambda cut: (cut.candidates, cut.spot.file, cut.spot.line))
 
     @property
     def judged(self) -> bool:
@@ -103,47 +105,63 @@ class StepAnalysis:
             return "gradient"
         if not leaf.tensor.requires_grad:
             return "frozen"
-        write = self._step.failed_write
-        if write is not None:
-            name, stack, reads = write
-            spot = frames.innermost(stack)
-            if reads & leaf.bit and spot is not None:
-                self._add(Cut(spot, name, "inplace", stack), leaf)
-                return "cut"
-        if not self.judged:
+        missing = self._step.missing.get(leaf.index)
+        if missing is not None:
+            if missing.spot is not None:
+                self._add(Cut(missing.spot, missing.name, "function", (missing.spot,)), leaf)
+            return "cut" if missing.spot is not None else missing.reason
+        if self._written_in_place(leaf):
+            return "cut"
+        if self._step.functional or not self.judged:
             return "not_measured"
         if self._reads & leaf.bit and self._cut_off(leaf, self._losses):
             return "cut"
-        if self._step.exits and not self._reads & leaf.bit and self._cut_off(leaf, self._step.exits, guessed=True):
+        # A loss of which nothing is known: what left torch before is where it came from.
+        if not self._reads and self._cut_off(leaf, self._exits, least=1):
             return "cut"
         if self._unfinished and not self.failed_backward:
             return "not_measured"  # another backward pass may have been to come
-        if not self._losses and not self._step.backwards:
+        if not self._step.backwards:
             return "no_backward"
         if self._reads & leaf.bit:
             return "unknown"
         return "dropped" if leaf.used_at is not None else "unused"
 
-    def _cut_off(self, leaf: Leaf, flows: list[Flow], *, guessed: bool = False) -> bool:
+    def _written_in_place(self, leaf: Leaf) -> bool:
+        if self._step.failed_write is None:
+            return False
+        name, stack, reads = self._step.failed_write
+        spot = frames.innermost(stack)
+        if not reads & leaf.bit or spot is None:
+            return False
+        self._add(Cut(spot, name, "inplace", stack), leaf)
+        return True
+
+    def left_torch_at(self, leaf: Leaf) -> str | None:
+        """Return where the leaf's value left torch in this step, if it did."""
+        spots = (frames.innermost(flow.stack) for flow in self._exits if flow.reads & leaf.bit)
+        return next((_at(spot) for spot in spots if spot is not None), None)
+
+    def _cut_off(self, leaf: Leaf, flows: list[Flow], *, least: int = 0) -> bool:
         found = list(find_cuts(flows, leaf.bit))
         certain = [entry for entry in found if not entry[2]]
-        for flow, left, guess in certain or found:
+        for flow, left, candidates in certain or found:
             spot = frames.innermost(flow.stack)
-            if spot is None:
+            if spot is None or flow.reason is None:
                 continue
             op, reason, left_spot = flow.operation, flow.reason, None
             if left is not None and reason in _AFTER_EXIT:
                 left_spot = frames.innermost(left.stack)
                 if left_spot is not None and (left_spot.file, left_spot.line) == (spot.file, spot.line):
                     # `x.detach().numpy()`: the way out of torch is what has to go.
-                    op, reason, left_spot = left.operation, left.reason, None
+                    op, reason, left_spot = left.operation, left.reason or reason, None
             self._add(
                 Cut(
                     spot=spot,
                     op=op,
                     reason=reason,
                     stack=flow.stack,
-                    guessed=guess or guessed,
+                    candidates=max(candidates, least),
                     grad_mode_spot=flow.grad_mode_spot,
                     left_torch=left_spot,
                 ),
@@ -153,7 +171,7 @@ class StepAnalysis:
 
     def _add(self, cut: Cut, leaf: Leaf) -> None:
         kept = self._cuts.setdefault((cut.spot.file, cut.spot.line, cut.op, cut.reason), cut)
-        kept.guessed = kept.guessed and cut.guessed
+        kept.candidates = min(kept.candidates, cut.candidates)
         kept.parameters.append(leaf.shown)
 
     def zero_derivatives(self, leaves: Iterable[Leaf]) -> Iterator[Observation]:
@@ -165,7 +183,7 @@ class StepAnalysis:
                 yield Observation("zero_derivative", {"op": flow.operation, "parameters": passed}, spot.place())
 
 
-def leaf_values(leaf: Leaf, status: str, *, in_optimizer: bool | None) -> dict[str, Any]:
+def leaf_values(leaf: Leaf, status: str, *, in_optimizer: bool | None, left_at: str | None) -> dict[str, Any]:
     """Return the facts of one leaf for its `parameter` observation."""
     return {
         "status": status,
@@ -175,5 +193,6 @@ def leaf_values(leaf: Leaf, status: str, *, in_optimizer: bool | None) -> dict[s
         "in_optimizer": in_optimizer,
         "used_at": _at(leaf.used_at),
         "frozen_at": _at(leaf.frozen_at),
+        "left_torch_at": left_at if status == "dropped" else None,
         **(leaf.stats or {} if status == "gradient" else {}),
     }

@@ -16,6 +16,8 @@ EXPLODING_NORM = 1e4
 VANISHING_NORM = 1e-9
 """A parameter's gradient norm (ord 2) below this, and not zero, is a finding."""
 _LISTED = 6
+_MAY_BE_INTENDED = ("GRAD-UNUSED", "GRAD-DROPPED", "GRAD-UNKNOWN")
+"""Where no optimizer holds the parameter, these are notes."""
 
 
 @dataclass
@@ -71,12 +73,13 @@ def judge(run: Run) -> Iterator[Finding]:
     yield from matrix_judge.judge(run)
     found = histories(run)
     without = {name: history for name, history in found.items() if not history.has_gradient}
-    yield from _cuts(run, without)
+    yield from _cuts(run, found, without)
+    yield from _intermittent(run, found)
     yield from _no_operation_to_blame(run, found, without)
     yield from _gradients(run, found)
 
 
-def _cuts(run: Run, without: dict[str, History]) -> Iterator[Finding]:
+def _cuts(run: Run, found: dict[str, History], without: dict[str, History]) -> Iterator[Finding]:
     grouped: dict[tuple[Any, ...], list[tuple[int, Observation]]] = defaultdict(list)
     for number, observation in run.of_kind("cut"):
         place = observation.place or Place()
@@ -85,24 +88,66 @@ def _cuts(run: Run, without: dict[str, History]) -> Iterator[Finding]:
     for lines in grouped.values():
         first = lines[0][1]
         values = first.values
+        reason = str(values.get("reason"))
         hit = {name: None for _, line in lines for name in line.values.get("parameters", ()) if name in without}
-        # A teacher that is run without gradients and held by no optimizer is cut off on purpose.
-        wanted = [name for name in hit if without[name].last.get("in_optimizer") is not False]
         if not hit:
             continue
-        entry = catalogue().get(f"GRAD-CUT-{str(values.get('reason')).upper()}") or catalogue()["GRAD-UNKNOWN"]
+        entry = catalogue().get(f"GRAD-CUT-{reason.upper()}") or catalogue()["GRAD-UNKNOWN"]
         likely = "probably " if values.get("guessed") else ""
         message = f"{values.get('op')} {likely}cuts the gradient of {names(hit)}: {entry.why}"
         if values.get("grad_mode_at"):
             message += f" Gradients were switched off at {values['grad_mode_at']}."
         if values.get("left_torch_at"):
             message += f" The value then left torch at {values['left_torch_at']}."
+        if values.get("library_at"):
+            message += f" The line in the library is {values['library_at']}."
+        severity = _weight_of_cut(
+            [without[name].last for name in hit],
+            reason,
+            candidates=values.get("candidates", 0),
+            others_train=len(without) < len(found),
+        )
+        if severity is Severity.WARNING and values.get("candidates", 0) <= 1:
+            message += " If this part is not to train, say so with requires_grad_(False)."
         yield entry.finding(
             message,
             place=first.place,
             evidence=tuple(number for number, _ in lines),
-            severity=None if wanted else Severity.NOTE,
+            severity=severity,
         )
+
+
+def _intermittent(run: Run, found: dict[str, History]) -> Iterator[Finding]:
+    """Yield what had a gradient and lost it: by turns, as in adversarial training, or by a fault of a later step."""
+    lost = [h for h in found.values() if h.has_gradient and h.last.get("status") in ("cut", "unused", "dropped")]
+    by_step: dict[int | None, list[History]] = defaultdict(list)
+    for history in lost:
+        place = run.observations[history.lines[-1] - 1].place
+        by_step[place.step if place else None].append(history)
+    for step, members in by_step.items():
+        cuts = [(n, o) for n, o in run.of_kind("cut") if o.place is not None and o.place.step == step]
+        hit = [(n, o) for n, o in cuts if any(h.name in o.values.get("parameters", ()) for h in members)]
+        yield catalogue()["GRAD-INTERMITTENT"].finding(
+            f"{names(h.name for h in members)}: had a gradient before, and none from step {step} on.",
+            place=hit[0][1].place if hit else Place(parameter=members[0].name),
+            evidence=(*(h.lines[-1] for h in members), *(number for number, _ in hit)),
+        )
+
+
+def _weight_of_cut(parameters: list[dict[str, Any]], reason: str, *, candidates: int, others_train: bool) -> Severity:
+    """Return how much a cut weighs.
+
+    A teacher is run without gradients on purpose, and no optimizer holds it. Of several values that left torch, some
+    were perhaps only logged.
+    """
+    if all(values.get("in_optimizer") is False for values in parameters):
+        return Severity.NOTE
+    unheld = all(values.get("in_optimizer") is None for values in parameters)
+    if others_train and candidates > 1:
+        return Severity.WARNING
+    if unheld and others_train and reason in ("no_grad", "inference_mode"):
+        return Severity.WARNING
+    return Severity.ERROR
 
 
 def _no_operation_to_blame(run: Run, found: dict[str, History], without: dict[str, History]) -> Iterator[Finding]:
@@ -120,16 +165,28 @@ def _no_operation_to_blame(run: Run, found: dict[str, History], without: dict[st
             where = f", set at {at}" if at else "; where that was set was not seen"
             yield _of("GRAD-FROZEN", members, f"requires_grad is False{where}", at=at)
     for status, code, said in (
-        ("unused", "GRAD-UNUSED", "no operation of the step uses it"),
+        ("unused", "GRAD-UNUSED", "no operation of the step uses it (other threads are not seen)"),
         ("dropped", "GRAD-DROPPED", "it is used, but nothing computed from it reaches the loss"),
         ("no_backward", "GRAD-NO-BACKWARD", "the step ran no backward pass and returned no loss tensor"),
-        ("unknown", "GRAD-UNKNOWN", "its value reaches the loss and yet it gets no gradient; the cause can't be told"),
+        (
+            "unknown",
+            "GRAD-UNKNOWN",
+            "the loss is computed from it, and yet it gets no gradient; the cause can't be told",
+        ),
+        ("not_asked", "GRAD-NOT-ASKED", "the backward pass was given its inputs, and this is none of them"),
     ):
         by_place: dict[str | None, list[History]] = defaultdict(list)
         for history in by_status.pop(status, []):
             by_place[history.last.get("used_at") if status == "dropped" else None].append(history)
         for at, members in by_place.items():
-            yield _of(code, members, said, at=at)
+            left = sorted({str(h.last["left_torch_at"]) for h in members if h.last.get("left_torch_at")})
+            more = f"; its value left torch at {names(left)}" if left else ""
+            yield _of(code, members, said + more, at=at)
+    functional = (
+        by_status.pop("not_measured", []) if any(o.values.get("functional") for _, o in run.of_kind("step")) else []
+    )
+    if functional:
+        yield _of("GRAD-NOT-FOLLOWED", functional, "torch.func computed gradients in this step")
     stepped = [number for number, observation in run.of_kind("step") if observation.values.get("judged")]
     if not found and stepped:
         yield catalogue()["GRAD-NO-BACKWARD"].finding(
@@ -144,7 +201,7 @@ def _of(code: str, members: list[History], said: str, *, at: str | None = None) 
         f"{names(member.name for member in members)}: {said}.",
         place=_place_of(at, members[0].name),
         evidence=tuple(member.lines[-1] for member in members),
-        severity=Severity.NOTE if on_purpose and code in ("GRAD-UNUSED", "GRAD-DROPPED", "GRAD-UNKNOWN") else None,
+        severity=Severity.NOTE if on_purpose and code in _MAY_BE_INTENDED else None,
     )
 
 

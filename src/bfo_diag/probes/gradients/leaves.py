@@ -24,6 +24,8 @@ class Leaf:
     """Given by the case, or by a variable that its step can see: the leaf lasts from step to step."""
     fallback_name: str | None = None
     """Where there is no name: what the running code calls it."""
+    held_as: str | None = None
+    """Where an optimizer holds it."""
     optimized: bool = False
     concerned: bool = False
     """Whether it is of the case: named, held by an optimizer or touched by a step, and not only made at import."""
@@ -37,20 +39,27 @@ class Leaf:
         return 1 << self.index
 
     @property
+    def is_parameter(self) -> bool:
+        """Whether it is there to be trained, and not an input that a step asks a gradient of."""
+        return self.name is not None or self.optimized or isinstance(self.tensor, torch.nn.Parameter)
+
+    @property
     def shown(self) -> str:
         """A name for it that its owner will know it by."""
         shape = "x".join(map(str, self.tensor.shape)) or "scalar"
-        return self.name or self.fallback_name or f"leaf {self.index} ({shape})"
+        return self.name or self.fallback_name or self.held_as or f"leaf {self.index} ({shape})"
 
 
 class Leaves:
     """All leaves that are known. A leaf's index is never given again, so that old sets stay right."""
 
     def __init__(self) -> None:
-        self.optimizers: list[torch.optim.Optimizer] = []
+        self._optimizers: list[tuple[torch.optim.Optimizer, bool]] = []
         self._known: dict[int, Leaf] = {}
         self._by_id: dict[int, Leaf] = {}
         self._names: dict[str, int] = {}
+        self._epochs: dict[str, int] = {}
+        self._epoch = 0
         self._indices = itertools.count()
         self._frozen: dict[int, tuple[torch.Tensor, frames.Spot | None]] = {}
 
@@ -61,6 +70,11 @@ class Leaves:
     def members(self, bits: int) -> list[Leaf]:
         """Return the leaves of a set."""
         return [leaf for leaf in self._known.values() if bits >> leaf.index & 1]
+
+    def reported(self) -> list[Leaf]:
+        """Return the leaves of the case: its parameters, or where it has none the bare tensors that it made."""
+        concerned = [leaf for leaf in self._known.values() if leaf.concerned]
+        return [leaf for leaf in concerned if leaf.is_parameter] or concerned
 
     def find(self, tensor: torch.Tensor) -> Leaf | None:
         """Return the leaf for `tensor` if it is known."""
@@ -81,13 +95,30 @@ class Leaves:
             _, found.frozen_at = self._frozen.pop(id(tensor), (None, None))
         return found
 
+    def begin_naming(self) -> None:
+        """Begin to name anew: a name that now belongs to another tensor leaves the old one."""
+        self._epoch += 1
+
     def name(self, tensor: torch.Tensor, name: str) -> None:
-        """Give `tensor` a name, unless it has one; with a number where another leaf has it."""
+        """Give `tensor` a name, unless it has one; with a number where another leaf was given it just now."""
         leaf = self.add(tensor)
-        if leaf is not None:
-            leaf.concerned = True
-            if leaf.name is None:
-                leaf.name = self._free(name, leaf)
+        if leaf is None:
+            return
+        leaf.concerned = True
+        if leaf.name is not None:
+            self._epochs[leaf.name] = self._epoch
+            return
+        holder = self._known.get(self._names.get(name, -1))
+        if holder is not None and holder is not leaf and self._epochs.get(name) != self._epoch:
+            # The variable or module holds another tensor now; the optimizer may still hold the old one.
+            holder.name, holder.fallback_name = None, None
+            del self._names[name]
+            if holder.optimized:
+                holder.fallback_name = self._free(f"{name}, as the optimizer holds it", holder)
+            else:
+                self._forget(holder)
+        leaf.name = self._free(name, leaf)
+        self._epochs[leaf.name] = self._epoch
 
     def name_for_now(self, leaf: Leaf, name: str | None) -> None:
         """Remember what the running code calls a leaf without a name."""
@@ -100,15 +131,26 @@ class Leaves:
         self._names[free] = leaf.index
         return free
 
-    def add_optimizer(self, optimizer: object) -> None:
-        """Count the parameters of `optimizer` among the leaves."""
-        if isinstance(optimizer, torch.optim.Optimizer) and all(optimizer is not known for known in self.optimizers):
-            self.optimizers.append(optimizer)
-            for group in optimizer.param_groups:
-                for parameter in group["params"]:
-                    leaf = self.add(parameter)
-                    if leaf is not None:
-                        leaf.optimized = leaf.concerned = True
+    @property
+    def optimizers(self) -> list[torch.optim.Optimizer]:
+        """The optimizers that are known, in the order in which they were found."""
+        return [optimizer for optimizer, _ in self._optimizers]
+
+    def add_optimizer(self, optimizer: object, *, lasting: bool = True) -> None:
+        """Count the parameters of `optimizer` among the leaves; one that a step makes for itself does not last."""
+        if not isinstance(optimizer, torch.optim.Optimizer):
+            return
+        for index, (known, lasts) in enumerate(self._optimizers):
+            if known is optimizer:
+                self._optimizers[index] = (known, lasts or lasting)
+                return
+        self._optimizers.append((optimizer, lasting))
+        for number, group in enumerate(optimizer.param_groups):
+            for position, parameter in enumerate(group["params"]):
+                leaf = self.add(parameter)
+                if leaf is not None:
+                    leaf.optimized = leaf.concerned = True
+                    leaf.held_as = f"{type(optimizer).__name__}.param_groups[{number}]['params'][{position}]"
 
     def note_requires_grad(self, tensor: torch.Tensor, spot: frames.Spot | None) -> None:
         """Remember where `requires_grad` was set to False (None: it was set to True)."""
@@ -123,8 +165,14 @@ class Leaves:
 
     def forget_transient(self) -> None:
         """Forget the leaves that a step made for itself: the next one makes its own."""
+        self._optimizers = [(optimizer, lasts) for optimizer, lasts in self._optimizers if lasts]
+        held = {id(p) for optimizer in self.optimizers for group in optimizer.param_groups for p in group["params"]}
         for leaf in self.all():
+            leaf.optimized = id(leaf.tensor) in held
             if leaf.name is None and not leaf.optimized:
-                del self._known[leaf.index], self._by_id[id(leaf.tensor)]
-                if leaf.fallback_name is not None:
-                    self._names.pop(leaf.fallback_name, None)
+                self._forget(leaf)
+
+    def _forget(self, leaf: Leaf) -> None:
+        del self._known[leaf.index], self._by_id[id(leaf.tensor)]
+        if leaf.fallback_name is not None:
+            self._names.pop(leaf.fallback_name, None)

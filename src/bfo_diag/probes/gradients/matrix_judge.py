@@ -58,7 +58,7 @@ def judge(run: Run) -> Iterator[Finding]:
         entry = catalogue()[code]
         message = f"{_where([o.values for _, o in lines], every)}: {_what(code, lines[0][1].values)}"
         yield entry.finding(
-            message + (" This is what should happen here." if expected else ""),
+            f"{message.rstrip('.')}. This is what should happen here." if expected else message,
             place=lines[0][1].place,
             evidence=tuple(number for number, _ in lines),
             severity=Severity.NOTE if expected else None,

@@ -16,16 +16,17 @@ _DEEPEST = 3
 
 
 def name_case(trace: Trace, case: Case) -> None:
-    """Name the leaves of a case's model, parameters and optimizer, and of what its step can see."""
+    """Name the leaves of a case's model, parameters and optimizer, and of what its step can see, as they are now."""
+    trace.leaves.begin_naming()
     _name_models(trace, case.model)
     for name, tensor in case.parameters.items():
         if isinstance(tensor, torch.Tensor):
             trace.leaves.name(tensor, name)
     trace.leaves.add_optimizer(case.optimizer)
-    name_visible(trace, case.step)
+    _name_visible(trace, case.step)
 
 
-def name_visible(trace: Trace, function: Callable[..., Any]) -> None:
+def _name_visible(trace: Trace, function: Callable[..., Any]) -> None:
     """Name the leaves held by variables that `function` uses: its closure, its globals, the object it is bound to."""
     variables = dict(_variables_of(function))
     modules = {name: value for name, value in variables.items() if isinstance(value, torch.nn.Module)}
@@ -58,6 +59,8 @@ def _name_value(trace: Trace, name: str, value: Any, depth: int) -> None:
     elif isinstance(value, torch.Tensor):
         if value.is_leaf and (_may_train(value) or trace.leaves.find(value) is not None):
             trace.leaves.name(value, name)
+        else:
+            trace.know(value)
     elif depth < _DEEPEST and isinstance(value, (list, tuple)) and len(value) <= 1000:
         for index, item in enumerate(value):
             _name_value(trace, f"{name}[{index}]", item, depth + 1)

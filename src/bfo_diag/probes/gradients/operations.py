@@ -21,6 +21,7 @@ class Role(Enum):
     BACKWARD = "backward"  # runs the backward pass
     GRAD_MODE = "grad mode"
     REQUIRES_GRAD = "requires grad"
+    SET_GRADIENT = "set gradient"
 
 
 _QUERIES = frozenset(
@@ -38,7 +39,7 @@ _QUERIES = frozenset(
 _EXITS = frozenset(
     "item tolist numpy __array__ __float__ __int__ __index__ __complex__ __array_interface__ __dlpack__".split()
 )
-_ENTRIES = frozenset("tensor as_tensor asarray scalar_tensor from_numpy new_tensor frombuffer full".split())
+_ENTRIES = frozenset("tensor as_tensor asarray scalar_tensor from_numpy new_tensor frombuffer".split())
 _DETACHES = frozenset("detach detach_ data".split())
 _ZERO_DERIVATIVE = frozenset("round floor ceil trunc fix sign sgn round_ floor_ ceil_ trunc_ sign_ heaviside".split())
 _WRITES = frozenset(
@@ -80,6 +81,8 @@ def operation(function: Callable[..., Any]) -> Operation:
         return Operation("autograd.grad" if function is torch.autograd.grad else "backward", Role.BACKWARD)
     if name == "data" and setter:
         return Operation("data", Role.COMPUTE, sets_data=True)
+    if name == "grad" and setter:
+        return Operation(name, Role.SET_GRADIENT)
     if setter or name in _QUERIES:
         return Operation(name, Role.QUERY)
     if name in _EXITS:

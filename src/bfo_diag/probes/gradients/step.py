@@ -11,9 +11,9 @@ import torch
 from bfo_diag.attempt import Attempt, attempt
 from bfo_diag.errors import TargetLoadError
 from bfo_diag.probes.gradients.cuts import StepAnalysis, leaf_values
-from bfo_diag.probes.gradients.leaves import Leaf
-from bfo_diag.probes.gradients.naming import name_case, name_visible
+from bfo_diag.probes.gradients.naming import name_case
 from bfo_diag.probes.gradients.trace import Trace
+from bfo_diag.probes.gradients.values import loss_in
 from bfo_diag.records import Case, Observation, Place
 from bfo_diag.targets import Target
 
@@ -28,10 +28,10 @@ def examine(trace: Trace, target: Target, *, steps: int) -> Iterator[Observation
         yield from _stopped(made, "make", None)
         return
     case = made.value
-    name_case(trace, case)
     reporter = _Reporter(trace)
     number = 0
     while number < steps:
+        name_case(trace, case)
         trace.begin_step()
         began = time.perf_counter()
         result = attempt(case.step)
@@ -39,18 +39,17 @@ def examine(trace: Trace, target: Target, *, steps: int) -> Iterator[Observation
         if number == 0 and result.ok and (remade := _from_factory(target, case, result.value)) is not None:
             # The name was a factory: what it returned is the case, and its call was no step.
             case = remade
-            name_case(trace, case)
             continue
         number += 1
         # A gradient that was taken to be part of the loss (create_graph) is not the step's backward pass.
         backward_by = None if all(backward.create_graph for backward in trace.step.backwards) else "target"
-        if result.ok and backward_by is None and _can_go_back(result.value):
-            loss = result.value
-            backward = attempt(lambda loss=loss: loss.sum().backward())  # type: ignore[misc]
+        loss = loss_in(result.value)
+        if result.ok and backward_by is None and loss is not None and loss.requires_grad and not loss.is_complex():
+            backward = attempt(loss.sum().backward)
             backward_by = "bfo-diag"
             if not backward.ok:
                 result = Attempt(raised=backward.raised, timed_out=backward.timed_out)
-        name_visible(trace, case.step)
+        name_case(trace, case)
         yield from reporter.step(number, result, step_ms=step_ms, backward_by=backward_by)
         if not result.ok:
             return
@@ -68,10 +67,6 @@ def _from_factory(target: Target, case: Case, returned: object) -> Case | None:
     return made
 
 
-def _can_go_back(value: object) -> bool:
-    return isinstance(value, torch.Tensor) and value.requires_grad and not value.is_complex()
-
-
 def _stopped(result: Attempt[Any], phase: str, step: int | None) -> Iterator[Observation]:
     if result.timed_out:
         yield Observation("timed_out", {"phase": phase}, None if step is None else Place(step=step))
@@ -84,8 +79,8 @@ class _Reporter:
 
     def __init__(self, trace: Trace) -> None:
         self._trace = trace
-        self._last: dict[int, tuple[Any, ...]] = {}
-        self._optimizers = 0
+        self._last: dict[str, tuple[Any, ...]] = {}
+        self._optimizers: list[dict[str, Any]] = []
 
     def step(
         self, number: int, result: Attempt[Any], *, step_ms: float, backward_by: str | None
@@ -105,6 +100,7 @@ class _Reporter:
                 "loss": backwards[-1].loss if backwards else _number(result.value),
                 "returned": type(result.value).__name__,
                 "judged": analysis.judged,
+                "functional": trace.step.functional,
             },
             Place(step=number),
         )
@@ -119,50 +115,48 @@ class _Reporter:
         for cut in analysis.cuts:
             yield cut.observation(number)
         yield from self._new_optimizers()
-        yield from self._parameters(number, analysis.status)
-        zero = [leaf for leaf in trace.leaves.all() if leaf.stats and leaf.stats.get("grad_norm") == 0.0]
+        yield from self._parameters(number, analysis)
+        zero = [leaf for leaf in trace.leaves.reported() if leaf.stats and leaf.stats.get("grad_norm") == 0.0]
         if zero:
             yield from analysis.zero_derivatives(zero)
         yield from _stopped(result, "step", number)
 
     def _new_optimizers(self) -> Iterator[Observation]:
-        for optimizer in self._trace.leaves.optimizers[self._optimizers :]:
+        for optimizer in self._trace.leaves.optimizers:
             groups = optimizer.param_groups
-            yield Observation(
-                "optimizer",
-                {
-                    "class": f"{type(optimizer).__module__}.{type(optimizer).__qualname__}",
-                    "groups": len(groups),
-                    "parameters": sum(len(group["params"]) for group in groups),
-                },
-            )
-        self._optimizers = len(self._trace.leaves.optimizers)
+            values = {
+                "class": f"{type(optimizer).__module__}.{type(optimizer).__qualname__}",
+                "groups": len(groups),
+                "parameters": sum(len(group["params"]) for group in groups),
+            }
+            if values not in self._optimizers:
+                self._optimizers.append(values)
+                yield Observation("optimizer", values)
 
-    def _parameters(self, number: int, status: dict[int, str]) -> Iterator[Observation]:
-        optimized = {
-            id(parameter)
-            for optimizer in self._trace.leaves.optimizers
-            for group in optimizer.param_groups
-            for parameter in group["params"]
-        }
-        for leaf in self._trace.leaves.all():
-            if leaf.index not in status:
-                continue
-            in_optimizer = id(leaf.tensor) in optimized if self._trace.leaves.optimizers else None
-            values = leaf_values(leaf, status[leaf.index], in_optimizer=in_optimizer)
-            key = _class_of(leaf, values)
-            if self._last.get(leaf.index) != key:
-                self._last[leaf.index] = key
+    def _parameters(self, number: int, analysis: StepAnalysis) -> Iterator[Observation]:
+        optimizers = self._trace.leaves.optimizers
+        optimized = {id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
+        for leaf in self._trace.leaves.reported():
+            values = leaf_values(
+                leaf,
+                analysis.status[leaf.index],
+                in_optimizer=id(leaf.tensor) in optimized if optimizers else None,
+                left_at=analysis.left_torch_at(leaf),
+            )
+            key = _class_of(values)
+            if self._last.get(leaf.shown) != key:
+                self._last[leaf.shown] = key
                 yield Observation("parameter", values, Place(parameter=leaf.shown, step=number))
 
 
-def _class_of(leaf: Leaf, values: dict[str, Any]) -> tuple[Any, ...]:
+def _class_of(values: dict[str, Any]) -> tuple[Any, ...]:
     norm = values.get("grad_norm")
     size = None if norm is None else "zero" if norm == 0 else f"{norm:.0e}"
-    return (leaf.shown, values["status"], size, values.get("nan_count"), values.get("inf_count"))
+    return (values["status"], size, values.get("nan_count"), values.get("inf_count"))
 
 
 def _number(value: object) -> float | None:
+    value = value if (loss := loss_in(value)) is None else loss
     if isinstance(value, torch.Tensor) and value.numel() == 1 and not value.is_complex():
         return float(value.detach())
     return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None

@@ -11,28 +11,37 @@ Not seen: what runs inside one torch function (a fused module is one operation),
 from __future__ import annotations
 
 import functools
-import itertools
-import math
+import operator
+import sys
 from collections.abc import Callable
 from types import FunctionType, MethodType
 from typing import Any
 
 import torch
-from torch.nn.modules.module import register_module_forward_pre_hook
+from torch.nn.modules.module import register_module_forward_pre_hook, register_module_parameter_registration_hook
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from bfo_diag import frames
 from bfo_diag.attempt import call_through
-from bfo_diag.probes.gradients.flow import Backward, Flow, StepTrace
+from bfo_diag.probes.gradients.backward import GradientChanges, bits, graph_leaves, inputs_of, why_missing
+from bfo_diag.probes.gradients.exits import Exits
+from bfo_diag.probes.gradients.flow import Backward, Flow, Reason, StepTrace
 from bfo_diag.probes.gradients.leaves import Leaves
 from bfo_diag.probes.gradients.operations import Operation, Role, operation
 from bfo_diag.probes.gradients.statistics import gradient_stats
-from bfo_diag.probes.gradients.values import array_pointer, data_pointer, numbers_in, one_value, tensors_in, version_of
+from bfo_diag.probes.gradients.values import (
+    data_pointer,
+    is_wrapped,
+    loss_in,
+    numbers_in,
+    one_value,
+    tensors_in,
+    unwrapped,
+)
 
-MAX_EXITS = 256
-"""Exits to Python or NumPy that are remembered within a step."""
+_FUNCTION_APPLY = ("torch/autograd/function.py", "apply")
 
 
 class Trace(TorchFunctionMode):
@@ -46,6 +55,9 @@ class Trace(TorchFunctionMode):
         self._carried = WeakTensorKeyDictionary()
         self._alias = WeakTensorKeyDictionary()
         self._seen = WeakTensorKeyDictionary()
+        self._pending = WeakTensorKeyDictionary()
+        self._made: dict[int, tuple[Flow, int]] = {}
+        self.exits = Exits()
         self._grad_off: frames.Spot | None = None
         self._in_optimizer = 0
         self._stepping = False
@@ -58,6 +70,7 @@ class Trace(TorchFunctionMode):
             register_optimizer_step_pre_hook(self._optimizer_enters),
             register_optimizer_step_post_hook(self._optimizer_leaves),
             register_module_forward_pre_hook(self._module_enters),
+            register_module_parameter_registration_hook(self._parameter_registered),
         ]
         super().__enter__()  # type: ignore[no-untyped-call]
         return self
@@ -72,40 +85,34 @@ class Trace(TorchFunctionMode):
     def begin_step(self) -> None:
         """Forget what the last step did, keep what is known of the leaves."""
         self.step = StepTrace()
+        self.exits = Exits()
+        self._made.clear()
         self._in_optimizer = 0
         self._stepping = True
         self._modules_seen.clear()
         for leaf in self.leaves.all():
             # What was written into a parameter in an earlier step is its value now, and no part of this step.
             self._flows.pop(leaf.tensor, None)
+            leaf.stats = None
         self.leaves.forget_transient()
+        shortened: set[int] = set()
+        for tensor, flow in list(self._flows.items()):
+            if flow.candidates and not flow.lost:
+                del self._flows[tensor]  # what was there before this step did not leave torch in it
+            else:
+                _keep_cuts_alone(flow, shortened)
+
+    def know(self, tensor: torch.Tensor) -> None:
+        """Take `tensor` as there before the step: it can't have come from an exit in it."""
+        self._seen[tensor] = True
 
     def flow_of(self, value: object) -> tuple[Flow, ...]:
         """Return where a returned loss came from: a tensor, or a number that left torch in this step."""
-        found = tuple(flow for tensor in tensors_in(value) if (flow := self._flow(tensor)) is not None)
-        if found or isinstance(value, torch.Tensor):
+        loss = loss_in(value)
+        found = tuple(flow for tensor in tensors_in(value if loss is None else loss) if (flow := self._flow(tensor)))
+        if found or loss is not None:
             return found
-        matched = tuple(self.step.exit_values[n] for n in numbers_in(value) if n in self.step.exit_values)
-        return matched or tuple(self.step.exits)
-
-    def reachable(self, tensor: torch.Tensor) -> int:
-        """Return the leaves that autograd reaches from `tensor`, by a walk of its graph: the ground truth."""
-        if tensor.grad_fn is None:
-            return self.leaves.bit(tensor) if tensor.requires_grad else 0
-        bits = 0
-        stack: list[Any] = [tensor.grad_fn]
-        visited: set[Any] = set()
-        while stack:
-            node = stack.pop()
-            if node is None or node in visited:
-                continue
-            visited.add(node)
-            variable = getattr(node, "variable", None)
-            if isinstance(variable, torch.Tensor) and variable.is_leaf:
-                leaf = self.leaves.add(variable)
-                bits |= leaf.bit if leaf is not None else 0
-            stack.extend(parent for parent, _ in node.next_functions)
-        return bits
+        return self.exits.of_numbers(numbers_in(value)) or tuple(self.exits.flows)
 
     # What each call does to the flow
 
@@ -125,10 +132,19 @@ class Trace(TorchFunctionMode):
         result = call_through(func, args, kwargs)
         if op.role is Role.GRAD_MODE:
             self._grad_off = None if torch.is_grad_enabled() else frames.innermost(frames.here(2))
+        elif op.role is Role.SET_GRADIENT:
+            self._set_gradient(*args)
         elif op.role is Role.REQUIRES_GRAD:
             spot = None if args[0].requires_grad else frames.innermost(frames.here(2))
             self.leaves.note_requires_grad(args[0], spot)
         return result
+
+    def _set_gradient(self, tensor: torch.Tensor, gradient: torch.Tensor | None) -> None:
+        leaf = self.leaves.find(tensor)
+        if leaf is None or gradient is None or frames.is_our_library(frames.here(3)):
+            return  # (our own optimizers put gradients aside and back)
+        self.step.assigned |= leaf.bit
+        leaf.stats = gradient_stats(gradient)
 
     def _root(self, tensor: torch.Tensor) -> torch.Tensor:
         root: torch.Tensor = self._alias.get(tensor, tensor)
@@ -136,26 +152,39 @@ class Trace(TorchFunctionMode):
 
     def _flow(self, tensor: torch.Tensor) -> Flow | None:
         flow: Flow | None = self._flows.get(tensor)
-        if flow is None:
-            root = self._root(tensor)
-            flow = self._flows.get(root)
+        if flow is not None:
+            return flow
+        if is_wrapped(tensor):
+            return self._flow(unwrapped(tensor))
+        flow = self._flows.get(self._root(tensor))
         if flow is not None:
             return flow
         grad_leaf = tensor.requires_grad and tensor.is_leaf
         if grad_leaf or isinstance(tensor, torch.nn.Parameter) or self.leaves.find(tensor) is not None:
-            leaf = self.leaves.add(tensor)
-            if leaf is None:
-                return None
-            if leaf.name is None and leaf.fallback_name is None:
-                self.leaves.name_for_now(leaf, frames.variable_name(tensor))
-            flow = Flow("leaf", (), leaf.bit)
+            flow = self._leaf_flow(tensor)
         elif tensor.grad_fn is not None:
             # Made out of sight (a custom Function, a checkpoint): autograd's own graph says what it reads.
-            flow = Flow("unseen", (), self.reachable(tensor))
+            flow = Flow("unseen", (), bits(graph_leaves([tensor], self.leaves)))
         else:
             flow = self._reentered(tensor)
         if flow is not None:
             self._flows[tensor] = flow
+        return flow
+
+    def _leaf_flow(self, tensor: torch.Tensor) -> Flow | None:
+        known = self.leaves.find(tensor)
+        leaf = known or self.leaves.add(tensor)
+        if leaf is None:
+            return None
+        if leaf.name is None and leaf.fallback_name is None:
+            self.leaves.name_for_now(leaf, frames.variable_name(tensor))
+        flow = Flow("leaf", (), leaf.bit)
+        made = self._made.get(data_pointer(tensor) or 0) if known is None else None
+        if made is not None:
+            # `nn.Parameter(y)` and `Variable(y)` are out of sight: a new leaf in the memory of a computed value.
+            source, carried = made
+            flow = Flow("leaf", (source,), leaf.bit | source.reads)
+            flow.cut_off(frames.here(4), "leaf", carried)
         return flow
 
     def _reentered(self, tensor: torch.Tensor) -> Flow | None:
@@ -163,30 +192,31 @@ class Trace(TorchFunctionMode):
         if tensor in self._seen:
             return None
         self._seen[tensor] = True
-        exits = [flow for flow in self.step.exits if flow.operation in ("numpy", "tolist", "float()", "int()", "item")]
-        if not exits or not tensor.is_floating_point():
+        if not self.exits.flows or not tensor.is_floating_point():
             return None
-        pointed = self.step.exit_pointers.get(data_pointer(tensor) or -1)
-        return self._entry("from_numpy", (pointed,) if pointed else tuple(exits), guessed=pointed is None)
-
-    @staticmethod
-    def _entry(name: str, parents: tuple[Flow, ...], *, guessed: bool) -> Flow:
-        reads = 0
-        for parent in parents:
-            reads |= parent.reads
-        flow = Flow(name, parents, reads)
-        flow.guessed = guessed
-        return flow
+        certain = self.exits.of_memory(tensor)
+        parents = (certain,) if certain is not None else self.exits.guess(tensor.numel())
+        return Flow.joined("from_numpy", parents, candidates=len(parents) if certain is None else 0)
 
     def _carries(self, tensor: torch.Tensor, flow: Flow | None) -> int:
         """Return the leaves that autograd reaches from `tensor`, as far as the trace can tell without a walk."""
+        tensor = unwrapped(tensor)
+        pending = self._pending.get(tensor)
+        if pending is not None and tensor.grad_fn is None:
+            carried, stack, reason = pending
+            if frames.beyond(*_FUNCTION_APPLY) is not None:
+                carried_in: int = carried
+                return carried_in
+            # It came out of a custom Function, or a reentrant checkpoint, without a graph.
+            if flow is not None and not flow.lost:
+                flow.operation = "checkpoint" if reason == "checkpoint" else "Function.apply"
+                flow.cut_off(stack, reason, carried)
+            return 0
         if tensor.is_leaf:
             return self.leaves.bit(tensor) if tensor.requires_grad else 0
         known: int | None = self._carried.get(tensor)
-        if known:
-            return known
         # A graph that appeared out of sight: whatever the value reads, autograd may reach.
-        return flow.reads if flow is not None else 0
+        return known or (flow.reads if flow is not None else 0)
 
     def _compute(self, op: Operation, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         parents: list[Flow] = []
@@ -211,11 +241,12 @@ class Trace(TorchFunctionMode):
                     leaf.concerned = True
                     if leaf.used_at is None and not op.detaches:
                         leaf.used_at = frames.innermost(frames.here(3))
-        if self.step.exits:
-            entered = self._numbers_entered(op, args, kwargs)
-            parents.extend(entered)
-            for flow in entered:
+        if self.exits.flows:
+            for flow in self._entering(op, args, kwargs, has_tensors=bool(parents)):
+                parents.append(flow)
                 reads |= flow.reads
+        if op.name == "mul" and sys._getframe(2).f_code.co_filename.endswith("grad_scaler.py"):
+            self.step.scaled = True
         try:
             result = call_through(func, args, kwargs)
         except RuntimeError:
@@ -224,25 +255,38 @@ class Trace(TorchFunctionMode):
             raise
         if op.detaches and written is None and args and isinstance(result, torch.Tensor) and result is not args[0]:
             self._alias[result] = self._root(args[0])
-        if reads:
-            outputs = [written] if written is not None else list(tensors_in(result))
-            for output in outputs:
-                self._arrives(op, output, tuple(parents), reads, carried, before, args, written is not None)
+        for output in [written] if written is not None else tensors_in(result):
+            if reads and written is None and (viewed := self._viewed(output, args)):
+                # Of several outputs each may be a view of its own input (broadcast_tensors).
+                flows = tuple(flow for source in viewed if (flow := self._flow(source)) is not None)
+                passed = functools.reduce(operator.or_, (self._carries(t, self._flow(t)) for t in viewed), 0)
+                seen = functools.reduce(operator.or_, (flow.reads for flow in flows), 0)
+                if seen:
+                    self._arrives(op, output, flows, seen, passed, 0, args, in_place=False)
+            elif reads:
+                self._arrives(op, output, tuple(parents), reads, carried, before, args, in_place=written is not None)
+            else:
+                self.know(output)
+                if (pointer := data_pointer(output)) is not None:
+                    self._made.pop(pointer, None)  # memory given to a value that reads no parameter
         return result
 
-    def _numbers_entered(self, op: Operation, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Flow]:
+    @staticmethod
+    def _viewed(output: torch.Tensor, args: tuple[Any, ...]) -> list[torch.Tensor]:
+        """Return the inputs whose memory `output` is a view of, where there are other inputs beside them."""
+        base = output._base
+        inputs = list(tensors_in(args)) if base is not None else []
+        viewed = [tensor for tensor in inputs if tensor is base or tensor._base is base]
+        return viewed if len(viewed) < len(inputs) else []
+
+    def _entering(
+        self, op: Operation, args: tuple[Any, ...], kwargs: dict[str, Any], *, has_tensors: bool
+    ) -> tuple[Flow, ...]:
         """Return the exits whose values come back in as Python numbers or NumPy arrays among the arguments."""
-        values = self.step.exit_values
-        found = [values[number] for number in numbers_in((*args, *kwargs.values())) if number in values]
-        if op.role is Role.ENTRY:
-            for value in args:
-                pointed = self.step.exit_pointers.get(array_pointer(value) or -1)
-                if pointed is not None:
-                    found.append(pointed)
-            if not found and not any(True for _ in tensors_in(args)):
-                # Some arithmetic in Python lies between: it may come from any exit so far.
-                found.append(self._entry(op.name, tuple(self.step.exits), guessed=True))
-        return found
+        if op.role is Role.ENTRY and not has_tensors:
+            entered = self.exits.entering(op.name, (*args, *kwargs.values()))
+            return () if entered is None else (entered,)
+        return self.exits.of_numbers(numbers_in((*args, *kwargs.values())))
 
     def _arrives(
         self,
@@ -274,6 +318,13 @@ class Trace(TorchFunctionMode):
             flow.lost = (carried | before) & ~self._carries(root, None) if root.requires_grad else carried | before
         else:
             flow.lost = carried & ~reaches
+        if flow.lost and not grad_mode and not op.detaches and not in_place and output.is_floating_point():
+            outer = frames.beyond(*_FUNCTION_APPLY)
+            if outer is not None:
+                # In the forward of a custom Function: what it returns may have a graph yet.
+                reason: Reason = "checkpoint" if frames.inside("torch/utils/checkpoint", "forward") else "no_derivative"
+                self._pending[output] = (flow.lost, outer, reason)
+                flow.lost = 0
         if flow.lost:
             self._explain(flow, op, output, in_place=in_place, is_leaf=bool(leaf_bit or self.leaves.bit(root)))
         elif op.zero_derivative:
@@ -283,6 +334,9 @@ class Trace(TorchFunctionMode):
         if in_place:
             self._flows[root] = flow
             flow.reads |= leaf_bit
+        pointer = data_pointer(output)
+        if pointer is not None:
+            self._made[pointer] = (flow, reaches)
         if reaches:
             self._carried[output] = reaches
         elif output in self._carried:
@@ -302,6 +356,8 @@ class Trace(TorchFunctionMode):
             flow.reason = "tensor"
         elif not (output.is_floating_point() or output.is_complex()):
             flow.reason = "integer"
+        elif not torch.is_grad_enabled() and frames.inside("torch/distributions", "sample"):
+            flow.operation, flow.reason = "sample", "sample"
         elif not torch.is_grad_enabled():
             flow.reason = "inference_mode" if torch.is_inference_mode_enabled() else "no_grad"
             flow.grad_mode_spot = self._grad_off
@@ -312,58 +368,53 @@ class Trace(TorchFunctionMode):
         result = call_through(func, args, kwargs)
         tensor = args[0]
         parent = self._flow(tensor)
-        if parent is None or not parent.reads or len(self.step.exits) >= MAX_EXITS:
-            return result
-        flow = Flow(op.name, (parent,), parent.reads)
-        flow.lost = self._carries(tensor, parent)
-        flow.reason = "numpy" if op.name in ("numpy", "__dlpack__", "__array_interface__") else "item"
-        flow.stack = frames.here(3)
-        self.step.exits.append(flow)
-        pointer = array_pointer(result)
-        if pointer is not None:
-            self.step.exit_pointers[pointer] = flow
-        for number in itertools.islice(numbers_in(result), MAX_EXITS):
-            if number not in (0.0, 1.0, -1.0) and math.isfinite(number):
-                self.step.exit_values[number] = flow
+        if parent is not None and parent.reads:
+            flow = Flow(op.name, (parent,), parent.reads)
+            reason: Reason = "numpy" if op.name in ("numpy", "__dlpack__", "__array_interface__") else "item"
+            flow.cut_off(frames.here(3), reason, self._carries(tensor, parent))
+            self.exits.add(flow, result, tensor.numel())
         return result
 
     def _backward(self, op: Operation, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        given = args[0] if args else kwargs.get("tensors", kwargs.get("outputs"))
-        losses = list(tensors_in(given))
+        if torch._C._functorch.peek_interpreter_stack() is not None:
+            self.step.functional = True
+            return call_through(func, args, kwargs)
+        is_grad = op.name == "autograd.grad"
+        losses = list(tensors_in(args[0] if args else kwargs.get("tensors", kwargs.get("outputs"))))
+        wanted = list(tensors_in(inputs_of(args, kwargs, position=1 if is_grad else 4)))
         flows = tuple(flow for loss in losses if (flow := self._flow(loss)) is not None)
-        reads = reached = 0
+        in_graph = graph_leaves(losses, self.leaves)
+        reads = bits(in_graph)
         for flow in flows:
             reads |= flow.reads
-        for loss in losses:
-            reached |= self.reachable(loss)
-        if op.name == "autograd.grad":
-            wanted = list(tensors_in(args[1] if len(args) > 1 else kwargs.get("inputs")))
-            mask = 0
-            for tensor in wanted:
-                mask |= self.leaves.bit(tensor)
-            reached &= mask
         record = Backward(
             spot=frames.innermost(frames.here(3)),
-            reads=reads | reached,
+            reads=reads,
             flows=flows,
             loss=one_value(losses),
             requires_grad=bool(losses) and all(loss.requires_grad for loss in losses),
-            create_graph=op.name == "autograd.grad" and bool(kwargs.get("create_graph")),
+            create_graph=is_grad and bool(kwargs.get("create_graph")),
         )
         self.step.backwards.append(record)
-        before = {leaf.index: version_of(leaf.tensor.grad) for leaf in self.leaves.all() if leaf.tensor.is_leaf}
+        changes = GradientChanges(self.leaves)
         result = call_through(func, args, kwargs)
-        for leaf in self.leaves.all():
-            # A checkpoint's inner backward fills gradients that the outer graph does not lead to.
-            if leaf.tensor.is_leaf and version_of(leaf.tensor.grad) not in (None, before.get(leaf.index)):
-                reached |= leaf.bit
-        record.reached = reached
+        given: dict[int, torch.Tensor] = {}
+        if is_grad:
+            given = {id(tensor): g for tensor, g in zip(wanted, result, strict=True) if g is not None}
+            record.reached = bits(leaf.index for leaf in self.leaves.all() if id(leaf.tensor) in given)
+        else:
+            record.reached = changes.reached(in_graph)
         record.finished = True
-        given_back = dict(zip(map(id, wanted), result, strict=True)) if op.name == "autograd.grad" else {}
-        for leaf in self.leaves.members(reached):
-            gradient = given_back.get(id(leaf.tensor), leaf.tensor.grad)
+        for index, function in in_graph.items():
+            if not record.reached >> index & 1:
+                self.step.missing[index] = why_missing(function, inputs_given=bool(wanted))
+        for leaf in self.leaves.members(record.reached):
             leaf.concerned = True
-            leaf.stats = gradient_stats(gradient) if gradient is not None else leaf.stats
+            gradient = given.get(id(leaf.tensor), leaf.tensor.grad)
+            if self.step.scaled:
+                leaf.stats = {"not_measured": "scaled by a GradScaler, whose optimizer did not step"}
+            elif gradient is not None:
+                leaf.stats = gradient_stats(gradient)
         return result
 
     def _optimizer_enters(
@@ -371,8 +422,18 @@ class Trace(TorchFunctionMode):
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Note the optimizer; what its closures do counts as the step, what it does itself does not."""
         self._in_optimizer += 1
-        self.leaves.add_optimizer(optimizer)
+        self.leaves.add_optimizer(optimizer, lasting=False)
+        self._measure_again(optimizer)
         return tuple(map(self._outside, args)), {key: self._outside(value) for key, value in kwargs.items()}
+
+    def _measure_again(self, optimizer: torch.optim.Optimizer) -> None:
+        """Take the norms that the optimizer sees: unscaled and clipped by now."""
+        reached = self.step.reached
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                leaf = self.leaves.find(parameter)
+                if leaf is not None and leaf.bit & reached and parameter.grad is not None:
+                    leaf.stats = gradient_stats(parameter.grad)
 
     def _outside(self, value: Any) -> Any:
         if not isinstance(value, (FunctionType, MethodType)):
@@ -402,3 +463,32 @@ class Trace(TorchFunctionMode):
             leaf = self.leaves.add(parameter)
             if leaf is not None:
                 self.leaves.name_for_now(leaf, f"{prefix}.{name}")
+
+    def _parameter_registered(self, module: torch.nn.Module, name: str, parameter: torch.nn.Parameter | None) -> None:
+        """Note where a computed value becomes a parameter: `layer.weight = nn.Parameter(y)`."""
+        if self._stepping and parameter is not None and self.leaves.find(parameter) is None:
+            flow = self._leaf_flow(parameter)
+            if flow is not None and flow.lost:
+                self._flows[parameter] = flow
+
+
+def _keep_cuts_alone(flow: Flow, done: set[int]) -> None:
+    """Shorten the history of a value that outlives its step to the cuts in it, so that it does not grow for ever."""
+    if id(flow) in done:
+        return
+    cuts: dict[int, Flow] = {}
+    stack, visited = [*flow.parents], {id(flow)}
+    while stack:
+        parent = stack.pop()
+        if id(parent) in visited:
+            continue
+        visited.add(id(parent))
+        if parent.lost:
+            cuts[id(parent)] = parent
+        else:
+            stack.extend(parent.parents)
+    for cut in cuts.values():
+        cut.parents = ()
+        done.add(id(cut))
+    flow.parents = () if flow.lost else tuple(cuts.values())
+    done.add(id(flow))

@@ -22,28 +22,60 @@ def tensors_in(value: object) -> Iterator[torch.Tensor]:
 
 
 def numbers_in(value: object) -> Iterator[float]:
+    """Yield the very number objects in nested lists and tuples."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        yield float(value)
+        yield value
     elif isinstance(value, (list, tuple)):
         for item in value:
             yield from numbers_in(item)
 
 
 def array_pointer(value: object) -> int | None:
-    interface = getattr(value, "__array_interface__", None)
+    """Return the address of a NumPy array's first element."""
+    interface = getattr(value, "__array_interface__", None) if not isinstance(value, torch.Tensor) else None
     return interface["data"][0] if isinstance(interface, dict) else None
 
 
+def is_wrapped(tensor: torch.Tensor) -> bool:
+    """Whether torch.func holds the tensor (vmap, grad): it has no memory of its own."""
+    return bool(torch._C._functorch.is_functorch_wrapped_tensor(tensor))
+
+
+def unwrapped(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the tensor that torch.func wrapped, however often, else itself."""
+    while is_wrapped(tensor):
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+    return tensor
+
+
 def data_pointer(tensor: torch.Tensor) -> int | None:
-    if type(tensor) in _PLAIN and tensor.device.type == "cpu" and tensor.layout is torch.strided:
-        return tensor.data_ptr()
+    """Return the address of a tensor's first element, None where it has none."""
+    if type(tensor) in _PLAIN and tensor.layout is torch.strided and not is_wrapped(tensor):
+        return tensor.data_ptr() or None
     return None
 
 
 def version_of(gradient: torch.Tensor | None) -> tuple[int, int] | None:
+    """Return what changes when a gradient is replaced or added to."""
     return None if gradient is None else (id(gradient), gradient._version)
 
 
 def one_value(losses: Iterable[torch.Tensor]) -> float | None:
-    values = [float(loss.detach()) for loss in losses if loss.numel() == 1 and not loss.is_complex()]
+    """Return the value of the loss where there is one, of one element."""
+    values = [
+        float(loss.detach()) for loss in losses if loss.numel() == 1 and not loss.is_complex() and not is_wrapped(loss)
+    ]
     return values[0] if len(values) == 1 else None
+
+
+def loss_in(value: object) -> torch.Tensor | None:
+    """Return the loss in what a step returned: a tensor, its "loss" item or attribute, or the first scalar in it."""
+    if isinstance(value, torch.Tensor):
+        return value
+    named = value.get("loss") if isinstance(value, dict) else getattr(value, "loss", None)
+    if isinstance(named, torch.Tensor):
+        return named
+    if isinstance(value, (list, tuple)):
+        scalars = [item for item in value if isinstance(item, torch.Tensor) and item.numel() == 1]
+        return next((item for item in scalars if item.requires_grad), scalars[0] if scalars else None)
+    return None

@@ -39,6 +39,11 @@ def examine(capture, targets_folder):
         "grad_only",
         "ensemble",
         "hidden_state",
+        "input_gradient",
+        "scaled",
+        "returns_a_dictionary",
+        "returns_a_tuple",
+        "evolution",
     ],
 )
 def test_no_alarm_where_every_parameter_gets_its_gradient(examine, name):
@@ -57,6 +62,62 @@ def test_a_write_through_data_is_the_cut(examine):
     _, findings, summary, file = examine("through_alias", steps=1)
     assert [(cut["op"], cut["line"]) for cut in summary["cuts"]] == [("copy_", line_of(file, "alias"))]
     assert findings[0].code == "GRAD-CUT-DATA"
+
+
+@pytest.mark.parametrize(
+    ("name", "op", "code", "marker"),
+    [
+        ("function_returns_none", "Forgetful.backward", "GRAD-CUT-FUNCTION", "function"),
+        ("function_without_graph", "Function.apply", "GRAD-CUT-NO_DERIVATIVE", "not_differentiable"),
+        ("checkpoint_without_input_gradient", "checkpoint", "GRAD-CUT-CHECKPOINT", "reentrant"),
+        ("cut_in_a_checkpoint", "detach", "GRAD-CUT-DETACH", "in_checkpoint"),
+        ("assigned_parameter", "leaf", "GRAD-CUT-LEAF", "assigned"),
+        ("variable", "data", "GRAD-CUT-DATA", "variable"),
+        ("samples", "sample", "GRAD-CUT-SAMPLE", "sample"),
+    ],
+)
+def test_a_cut_that_is_not_an_operation_of_torch_is_found_at_its_line(examine, name, op, code, marker):
+    _, findings, summary, file = examine(name, steps=1)
+    line = file.read_text().splitlines()[line_of(file, marker) - 1]
+    assert [(cut["op"], cut["line"]) for cut in summary["cuts"]] == [(op, line_of(file, marker))], line
+    assert [f.code for f in findings if f.severity is Severity.ERROR] == [code]
+
+
+def test_what_the_backward_pass_was_not_asked_for_is_a_note(examine):
+    _, findings, summary, _ = examine("asked_inputs", steps=1)
+    assert [(f.code, f.severity) for f in findings] == [("GRAD-NOT-ASKED", Severity.NOTE)]
+    assert set(summary["parameters"]["with_grad"]) == {"third.weight", "third.bias"}
+
+
+def test_a_gradient_that_is_lost_in_a_later_step_is_told(examine):
+    _, findings, _, file = examine("loses_it_later", steps=3)
+    assert [(f.code, f.severity) for f in findings] == [("GRAD-INTERMITTENT", Severity.NOTE)]
+    assert findings[0].place.line == line_of(file, "later")
+    assert "from step 2 on" in findings[0].message
+
+
+def test_an_input_that_wants_a_gradient_is_no_parameter(examine):
+    _, _, summary, _ = examine("input_gradient")
+    assert len(summary["parameters"]["with_grad"]) == 2
+
+
+def test_gradients_of_torch_func_are_said_to_be_not_followed(examine):
+    run, findings, _, _ = examine("functional_gradients", steps=1)
+    assert [(f.code, f.severity) for f in findings] == [("GRAD-NOT-FOLLOWED", Severity.NOTE)]
+    assert load_all()["gradients"].verdict(run, findings).startswith("Not measured: torch.func")
+
+
+@pytest.mark.parametrize(("name", "code"), [("only_logged", "GRAD-DROPPED"), ("equal_numbers", "GRAD-UNUSED")])
+def test_what_is_only_logged_is_not_blamed_for_a_missing_gradient(examine, name, code):
+    run, findings, _, _ = examine(name, steps=1)
+    assert [(f.code, f.severity) for f in findings] == [(code, Severity.WARNING)]
+    assert not list(run.of_kind("cut"))
+
+
+def test_a_long_run_that_makes_new_parameters_keeps_no_old_ones(examine):
+    _, _, summary, _ = examine("assigned_parameter", steps=40)
+    names = summary["parameters"]["with_grad"] + summary["parameters"]["without_grad"]
+    assert sorted(names) == ["hyper.bias", "hyper.weight", "main_net.bias", "main_net.weight"]
 
 
 def test_a_teacher_that_no_optimizer_holds_is_a_note(examine):
