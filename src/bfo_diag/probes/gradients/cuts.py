@@ -78,10 +78,12 @@ class StepAnalysis:
 
     def __init__(self, trace: Trace, *, returned: object, raised: bool, timed_out: bool) -> None:
         self._step: StepTrace = trace.step
-        self._exits = trace.exits.flows
+        self._exits = trace.lineage.exits.flows
         self._unfinished = raised or timed_out
         backwards = self._step.backwards
-        self._losses = [flow for backward in backwards for flow in backward.flows] or list(trace.flow_of(returned))
+        self._losses = [flow for backward in backwards for flow in backward.flows] or list(
+            trace.lineage.flow_of(returned)
+        )
         self.failed_backward = bool(backwards) and not backwards[-1].finished and raised
         self.reached = self._step.reached
         self._reads = 0

@@ -60,7 +60,7 @@ def _name_value(trace: Trace, name: str, value: Any, depth: int) -> None:
         if value.is_leaf and (_may_train(value) or trace.leaves.find(value) is not None):
             trace.leaves.name(value, name)
         else:
-            trace.know(value)
+            trace.lineage.know(value)
     elif depth < _DEEPEST and isinstance(value, (list, tuple)) and len(value) <= 1000:
         for index, item in enumerate(value):
             _name_value(trace, f"{name}[{index}]", item, depth + 1)

@@ -21,27 +21,15 @@ import torch
 from torch.nn.modules.module import register_module_forward_pre_hook, register_module_parameter_registration_hook
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.overrides import TorchFunctionMode
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from bfo_diag import frames
 from bfo_diag.attempt import call_through
 from bfo_diag.probes.gradients.backward import GradientChanges, bits, graph_leaves, inputs_of, why_missing
-from bfo_diag.probes.gradients.exits import Exits
 from bfo_diag.probes.gradients.flow import Backward, Flow, Reason, StepTrace
-from bfo_diag.probes.gradients.leaves import Leaves
+from bfo_diag.probes.gradients.lineage import FUNCTION_APPLY, Lineage
 from bfo_diag.probes.gradients.operations import Operation, Role, operation
 from bfo_diag.probes.gradients.statistics import gradient_stats
-from bfo_diag.probes.gradients.values import (
-    data_pointer,
-    is_wrapped,
-    loss_in,
-    numbers_in,
-    one_value,
-    tensors_in,
-    unwrapped,
-)
-
-_FUNCTION_APPLY = ("torch/autograd/function.py", "apply")
+from bfo_diag.probes.gradients.values import numbers_in, one_value, tensors_in
 
 
 class Trace(TorchFunctionMode):
@@ -49,15 +37,9 @@ class Trace(TorchFunctionMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.leaves = Leaves()
+        self.lineage = Lineage()
+        self.leaves = self.lineage.leaves
         self.step = StepTrace()
-        self._flows = WeakTensorKeyDictionary()
-        self._carried = WeakTensorKeyDictionary()
-        self._alias = WeakTensorKeyDictionary()
-        self._seen = WeakTensorKeyDictionary()
-        self._pending = WeakTensorKeyDictionary()
-        self._made: dict[int, tuple[Flow, int]] = {}
-        self.exits = Exits()
         self._grad_off: frames.Spot | None = None
         self._in_optimizer = 0
         self._stepping = False
@@ -85,34 +67,10 @@ class Trace(TorchFunctionMode):
     def begin_step(self) -> None:
         """Forget what the last step did, keep what is known of the leaves."""
         self.step = StepTrace()
-        self.exits = Exits()
-        self._made.clear()
+        self.lineage.begin_step()
         self._in_optimizer = 0
         self._stepping = True
         self._modules_seen.clear()
-        for leaf in self.leaves.all():
-            # What was written into a parameter in an earlier step is its value now, and no part of this step.
-            self._flows.pop(leaf.tensor, None)
-            leaf.stats = None
-        self.leaves.forget_transient()
-        shortened: set[int] = set()
-        for tensor, flow in list(self._flows.items()):
-            if flow.candidates and not flow.lost:
-                del self._flows[tensor]  # what was there before this step did not leave torch in it
-            else:
-                _keep_cuts_alone(flow, shortened)
-
-    def know(self, tensor: torch.Tensor) -> None:
-        """Take `tensor` as there before the step: it can't have come from an exit in it."""
-        self._seen[tensor] = True
-
-    def flow_of(self, value: object) -> tuple[Flow, ...]:
-        """Return where a returned loss came from: a tensor, or a number that left torch in this step."""
-        loss = loss_in(value)
-        found = tuple(flow for tensor in tensors_in(value if loss is None else loss) if (flow := self._flow(tensor)))
-        if found or loss is not None:
-            return found
-        return self.exits.of_numbers(numbers_in(value)) or tuple(self.exits.flows)
 
     # What each call does to the flow
 
@@ -146,91 +104,19 @@ class Trace(TorchFunctionMode):
         self.step.assigned |= leaf.bit
         leaf.stats = gradient_stats(gradient)
 
-    def _root(self, tensor: torch.Tensor) -> torch.Tensor:
-        root: torch.Tensor = self._alias.get(tensor, tensor)
-        return root if root._base is None else root._base
-
-    def _flow(self, tensor: torch.Tensor) -> Flow | None:
-        flow: Flow | None = self._flows.get(tensor)
-        if flow is not None:
-            return flow
-        if is_wrapped(tensor):
-            return self._flow(unwrapped(tensor))
-        flow = self._flows.get(self._root(tensor))
-        if flow is not None:
-            return flow
-        grad_leaf = tensor.requires_grad and tensor.is_leaf
-        if grad_leaf or isinstance(tensor, torch.nn.Parameter) or self.leaves.find(tensor) is not None:
-            flow = self._leaf_flow(tensor)
-        elif tensor.grad_fn is not None:
-            # Made out of sight (a custom Function, a checkpoint): autograd's own graph says what it reads.
-            flow = Flow("unseen", (), bits(graph_leaves([tensor], self.leaves)))
-        else:
-            flow = self._reentered(tensor)
-        if flow is not None:
-            self._flows[tensor] = flow
-        return flow
-
-    def _leaf_flow(self, tensor: torch.Tensor) -> Flow | None:
-        known = self.leaves.find(tensor)
-        leaf = known or self.leaves.add(tensor)
-        if leaf is None:
-            return None
-        if leaf.name is None and leaf.fallback_name is None:
-            self.leaves.name_for_now(leaf, frames.variable_name(tensor))
-        flow = Flow("leaf", (), leaf.bit)
-        made = self._made.get(data_pointer(tensor) or 0) if known is None else None
-        if made is not None:
-            # `nn.Parameter(y)` and `Variable(y)` are out of sight: a new leaf in the memory of a computed value.
-            source, carried = made
-            flow = Flow("leaf", (source,), leaf.bit | source.reads)
-            flow.cut_off(frames.here(4), "leaf", carried)
-        return flow
-
-    def _reentered(self, tensor: torch.Tensor) -> Flow | None:
-        """Tie a tensor of unknown origin to the exits before it, if it can have come from them."""
-        if tensor in self._seen:
-            return None
-        self._seen[tensor] = True
-        if not self.exits.flows or not tensor.is_floating_point():
-            return None
-        certain = self.exits.of_memory(tensor)
-        parents = (certain,) if certain is not None else self.exits.guess(tensor.numel())
-        return Flow.joined("from_numpy", parents, candidates=len(parents) if certain is None else 0)
-
-    def _carries(self, tensor: torch.Tensor, flow: Flow | None) -> int:
-        """Return the leaves that autograd reaches from `tensor`, as far as the trace can tell without a walk."""
-        tensor = unwrapped(tensor)
-        pending = self._pending.get(tensor)
-        if pending is not None and tensor.grad_fn is None:
-            carried, stack, reason = pending
-            if frames.beyond(*_FUNCTION_APPLY) is not None:
-                carried_in: int = carried
-                return carried_in
-            # It came out of a custom Function, or a reentrant checkpoint, without a graph.
-            if flow is not None and not flow.lost:
-                flow.operation = "checkpoint" if reason == "checkpoint" else "Function.apply"
-                flow.cut_off(stack, reason, carried)
-            return 0
-        if tensor.is_leaf:
-            return self.leaves.bit(tensor) if tensor.requires_grad else 0
-        known: int | None = self._carried.get(tensor)
-        # A graph that appeared out of sight: whatever the value reads, autograd may reach.
-        return known or (flow.reads if flow is not None else 0)
-
     def _compute(self, op: Operation, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         parents: list[Flow] = []
         reads = carried = 0
         written = args[0] if op.writes and args and isinstance(args[0], torch.Tensor) else None
         before = 0
         for tensor in tensors_in((args, kwargs)):
-            flow = self._flow(tensor)
+            flow = self.lineage.flow(tensor)
             if flow is None:
                 continue
             if tensor is not written or not op.sets_data:
                 parents.append(flow)
                 reads |= flow.reads
-            carries = self._carries(tensor, flow)
+            carries = self.lineage.carries(tensor, flow)
             if tensor is written:
                 before = carries
             else:
@@ -241,7 +127,7 @@ class Trace(TorchFunctionMode):
                     leaf.concerned = True
                     if leaf.used_at is None and not op.detaches:
                         leaf.used_at = frames.innermost(frames.here(3))
-        if self.exits.flows:
+        if self.lineage.exits.flows:
             for flow in self._entering(op, args, kwargs, has_tensors=bool(parents)):
                 parents.append(flow)
                 reads |= flow.reads
@@ -254,39 +140,31 @@ class Trace(TorchFunctionMode):
                 self.step.failed_write = (op.name, frames.here(3), reads)
             raise
         if op.detaches and written is None and args and isinstance(result, torch.Tensor) and result is not args[0]:
-            self._alias[result] = self._root(args[0])
+            self.lineage.alias(result, args[0])
         for output in [written] if written is not None else tensors_in(result):
-            if reads and written is None and (viewed := self._viewed(output, args)):
+            if reads and written is None and (viewed := self.lineage.viewed(output, args)):
                 # Of several outputs each may be a view of its own input (broadcast_tensors).
-                flows = tuple(flow for source in viewed if (flow := self._flow(source)) is not None)
-                passed = functools.reduce(operator.or_, (self._carries(t, self._flow(t)) for t in viewed), 0)
+                flows = tuple(flow for source in viewed if (flow := self.lineage.flow(source)) is not None)
+                passed = functools.reduce(
+                    operator.or_, (self.lineage.carries(t, self.lineage.flow(t)) for t in viewed), 0
+                )
                 seen = functools.reduce(operator.or_, (flow.reads for flow in flows), 0)
                 if seen:
                     self._arrives(op, output, flows, seen, passed, 0, args, in_place=False)
             elif reads:
                 self._arrives(op, output, tuple(parents), reads, carried, before, args, in_place=written is not None)
             else:
-                self.know(output)
-                if (pointer := data_pointer(output)) is not None:
-                    self._made.pop(pointer, None)  # memory given to a value that reads no parameter
+                self.lineage.know(output)
         return result
-
-    @staticmethod
-    def _viewed(output: torch.Tensor, args: tuple[Any, ...]) -> list[torch.Tensor]:
-        """Return the inputs whose memory `output` is a view of, where there are other inputs beside them."""
-        base = output._base
-        inputs = list(tensors_in(args)) if base is not None else []
-        viewed = [tensor for tensor in inputs if tensor is base or tensor._base is base]
-        return viewed if len(viewed) < len(inputs) else []
 
     def _entering(
         self, op: Operation, args: tuple[Any, ...], kwargs: dict[str, Any], *, has_tensors: bool
     ) -> tuple[Flow, ...]:
         """Return the exits whose values come back in as Python numbers or NumPy arrays among the arguments."""
         if op.role is Role.ENTRY and not has_tensors:
-            entered = self.exits.entering(op.name, (*args, *kwargs.values()))
+            entered = self.lineage.exits.entering(op.name, (*args, *kwargs.values()))
             return () if entered is None else (entered,)
-        return self.exits.of_numbers(numbers_in((*args, *kwargs.values())))
+        return self.lineage.exits.of_numbers(numbers_in((*args, *kwargs.values())))
 
     def _arrives(
         self,
@@ -312,35 +190,29 @@ class Trace(TorchFunctionMode):
         elif output.is_leaf:
             reaches = leaf_bit if output.requires_grad else 0
         flow = Flow(op.name, parents, reads)
-        root = self._root(output)
-        if in_place and output in self._alias:
+        root = self.lineage.root(output)
+        if in_place and self.lineage.is_alias(output):
             # Written through .data or detach(): the values change, autograd does not know it.
-            flow.lost = (carried | before) & ~self._carries(root, None) if root.requires_grad else carried | before
+            flow.lost = (
+                (carried | before) & ~self.lineage.carries(root, None) if root.requires_grad else carried | before
+            )
         else:
             flow.lost = carried & ~reaches
         if flow.lost and not grad_mode and not op.detaches and not in_place and output.is_floating_point():
-            outer = frames.beyond(*_FUNCTION_APPLY)
+            outer = frames.beyond(*FUNCTION_APPLY)
             if outer is not None:
                 # In the forward of a custom Function: what it returns may have a graph yet.
                 reason: Reason = "checkpoint" if frames.inside("torch/utils/checkpoint", "forward") else "no_derivative"
-                self._pending[output] = (flow.lost, outer, reason)
+                self.lineage.hold_back(output, flow.lost, outer, reason)
                 flow.lost = 0
         if flow.lost:
             self._explain(flow, op, output, in_place=in_place, is_leaf=bool(leaf_bit or self.leaves.bit(root)))
         elif op.zero_derivative:
             flow.stack = frames.here(4)
             self.step.zero_derivative.append(flow)
-        self._flows[output] = flow
         if in_place:
-            self._flows[root] = flow
             flow.reads |= leaf_bit
-        pointer = data_pointer(output)
-        if pointer is not None:
-            self._made[pointer] = (flow, reaches)
-        if reaches:
-            self._carried[output] = reaches
-        elif output in self._carried:
-            del self._carried[output]
+        self.lineage.arrived(output, flow, reaches, in_place=in_place)
 
     def _explain(self, flow: Flow, op: Operation, output: torch.Tensor, *, in_place: bool, is_leaf: bool) -> None:
         flow.stack = frames.here(5)
@@ -348,7 +220,7 @@ class Trace(TorchFunctionMode):
             flow.reason = "data"
         elif in_place and is_leaf:
             flow.reason = "inplace"
-        elif op.name == "data" or (in_place and output in self._alias):
+        elif op.name == "data" or (in_place and self.lineage.is_alias(output)):
             flow.reason = "data"
         elif op.detaches:
             flow.reason = "detach"
@@ -367,12 +239,12 @@ class Trace(TorchFunctionMode):
     def _exit(self, op: Operation, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         result = call_through(func, args, kwargs)
         tensor = args[0]
-        parent = self._flow(tensor)
+        parent = self.lineage.flow(tensor)
         if parent is not None and parent.reads:
             flow = Flow(op.name, (parent,), parent.reads)
             reason: Reason = "numpy" if op.name in ("numpy", "__dlpack__", "__array_interface__") else "item"
-            flow.cut_off(frames.here(3), reason, self._carries(tensor, parent))
-            self.exits.add(flow, result, tensor.numel())
+            flow.cut_off(frames.here(3), reason, self.lineage.carries(tensor, parent))
+            self.lineage.exits.add(flow, result, tensor.numel())
         return result
 
     def _backward(self, op: Operation, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -382,7 +254,7 @@ class Trace(TorchFunctionMode):
         is_grad = op.name == "autograd.grad"
         losses = list(tensors_in(args[0] if args else kwargs.get("tensors", kwargs.get("outputs"))))
         wanted = list(tensors_in(inputs_of(args, kwargs, position=1 if is_grad else 4)))
-        flows = tuple(flow for loss in losses if (flow := self._flow(loss)) is not None)
+        flows = tuple(flow for loss in losses if (flow := self.lineage.flow(loss)) is not None)
         in_graph = graph_leaves(losses, self.leaves)
         reads = bits(in_graph)
         for flow in flows:
@@ -466,29 +338,5 @@ class Trace(TorchFunctionMode):
 
     def _parameter_registered(self, module: torch.nn.Module, name: str, parameter: torch.nn.Parameter | None) -> None:
         """Note where a computed value becomes a parameter: `layer.weight = nn.Parameter(y)`."""
-        if self._stepping and parameter is not None and self.leaves.find(parameter) is None:
-            flow = self._leaf_flow(parameter)
-            if flow is not None and flow.lost:
-                self._flows[parameter] = flow
-
-
-def _keep_cuts_alone(flow: Flow, done: set[int]) -> None:
-    """Shorten the history of a value that outlives its step to the cuts in it, so that it does not grow for ever."""
-    if id(flow) in done:
-        return
-    cuts: dict[int, Flow] = {}
-    stack, visited = [*flow.parents], {id(flow)}
-    while stack:
-        parent = stack.pop()
-        if id(parent) in visited:
-            continue
-        visited.add(id(parent))
-        if parent.lost:
-            cuts[id(parent)] = parent
-        else:
-            stack.extend(parent.parents)
-    for cut in cuts.values():
-        cut.parents = ()
-        done.add(id(cut))
-    flow.parents = () if flow.lost else tuple(cuts.values())
-    done.add(id(flow))
+        if self._stepping and parameter is not None:
+            self.lineage.registered(parameter)
