@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import sys
-import typing
 from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
@@ -74,20 +73,15 @@ def _common(
 
 def probe_command(probe: Probe) -> Callable[..., None]:
     """Return a function with the signature that typer reads: TARGET, the probe's options, the common ones."""
-    own = dict(list(inspect.signature(probe.capture).parameters.items())[1:])
-    hints = typing.get_type_hints(probe.capture, include_extras=True)
-    common = inspect.signature(_common).parameters
-    common_hints = typing.get_type_hints(_common, include_extras=True)
+    # (Not typing.get_type_hints: on Python 3.10 it wraps what defaults to None, and typer's metadata is lost.)
+    own = dict(list(inspect.signature(probe.capture, eval_str=True).parameters.items())[1:])
+    common = dict(inspect.signature(_common, eval_str=True).parameters)
 
     def command(**given: Any) -> None:
         options = {name: given.pop(name) for name in own}
         raise typer.Exit(int(_run(probe, options, **given)))
 
-    parameters = [
-        common["target"].replace(annotation=common_hints["target"]),
-        *(parameter.replace(annotation=hints[name]) for name, parameter in own.items()),
-        *(p.replace(annotation=common_hints[name]) for name, p in common.items() if name != "target"),
-    ]
+    parameters = [common.pop("target"), *own.values(), *common.values()]
     command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters]
     )

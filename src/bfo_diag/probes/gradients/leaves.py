@@ -33,6 +33,11 @@ class Leaf:
     frozen_at: frames.Spot | None = None
     stats: dict[str, Any] | None = None
 
+    def measured(self, stats: dict[str, Any]) -> None:
+        """Note the gradient's norm; of several passes in a step a zero does not replace what is not zero."""
+        if stats.get("grad_norm") != 0 or self.stats is None or not self.stats.get("grad_norm"):
+            self.stats = stats
+
     @property
     def bit(self) -> int:
         """Its place in a set of leaves, which is a bit mask."""

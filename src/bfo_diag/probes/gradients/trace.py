@@ -102,7 +102,7 @@ class Trace(TorchFunctionMode):
         if leaf is None or gradient is None or frames.is_our_library(frames.here(3)):
             return  # (our own optimizers put gradients aside and back)
         self.step.assigned |= leaf.bit
-        leaf.stats = gradient_stats(gradient)
+        leaf.measured(gradient_stats(gradient))
 
     def _compute(self, op: Operation, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         parents: list[Flow] = []
@@ -286,7 +286,7 @@ class Trace(TorchFunctionMode):
             if self.step.scaled:
                 leaf.stats = {"not_measured": "scaled by a GradScaler, whose optimizer did not step"}
             elif gradient is not None:
-                leaf.stats = gradient_stats(gradient)
+                leaf.measured(gradient_stats(gradient))
         return result
 
     def _optimizer_enters(
@@ -305,7 +305,7 @@ class Trace(TorchFunctionMode):
             for parameter in group["params"]:
                 leaf = self.leaves.find(parameter)
                 if leaf is not None and leaf.bit & reached and parameter.grad is not None:
-                    leaf.stats = gradient_stats(parameter.grad)
+                    leaf.measured(gradient_stats(parameter.grad))
 
     def _outside(self, value: Any) -> Any:
         if not isinstance(value, (FunctionType, MethodType)):
