@@ -12,7 +12,6 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
-import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,13 +22,11 @@ from typing import TYPE_CHECKING, Any
 from bfo_diag import frames
 from bfo_diag.attempt import attempt
 from bfo_diag.errors import TargetLoadError
+from bfo_diag.inputs import EXAMPLE, module_case, parse_input
 from bfo_diag.records import Case, CaseRecord
 
 if TYPE_CHECKING:
     import torch
-
-_INPUT = re.compile(r"^\s*(?P<dtype>[a-z]+\d*)\s*\[(?P<shape>[\d\s,]*)\]\s*(?:<\s*(?P<high>\d+))?\s*$")
-_EXAMPLE = "--input 'float32[32,64]'"
 
 
 @dataclass(frozen=True)
@@ -53,7 +50,7 @@ class Target:
 
         torch.manual_seed(self.seed)
         if self.kind == "module":
-            return _module_case(self._module(), self.inputs, self.device, self.seed)
+            return module_case(self._module(), self.inputs, self.device, self.seed)
         return Case(step=self.value, name=self.record.name)
 
     def resolve(self, returned: object) -> Case | None:
@@ -63,7 +60,7 @@ class Target:
         if isinstance(returned, Case):
             return returned
         if isinstance(returned, torch.nn.Module):
-            return _module_case(returned, self.inputs, self.device, self.seed)
+            return module_case(returned, self.inputs, self.device, self.seed)
         if inspect.isfunction(returned) or isinstance(returned, functools.partial):
             return Case(step=returned, name=self.record.name)
         return None
@@ -271,7 +268,7 @@ def _kind(value: Any, text: str, inputs: tuple[str, ...]) -> str:
         if not inputs:
             raise TargetLoadError(
                 f"{text} is an nn.Module, and a module alone says nothing of its inputs",
-                mend=f"add {_EXAMPLE} (one --input for each argument of forward)",
+                mend=f"add {EXAMPLE} (one --input for each argument of forward)",
             )
         if inspect.isclass(cls):
             _refuse_arguments(value, text, "its class wants arguments")
@@ -329,85 +326,3 @@ def _definition(value: Any, module: ModuleType) -> tuple[str | None, int | None]
     except (OSError, TypeError):
         return module.__file__, None
     return file, line
-
-
-def parse_input(spec: str) -> tuple[str, tuple[int, ...], int]:
-    """Read `float32[32,64]` or `int64[8,16]<100`; return dtype name, shape, and the bound of random integers.
-
-    Raises:
-        TargetLoadError: it has another form, or the dtype is none of torch's.
-    """
-    import torch
-
-    match = _INPUT.match(spec)
-    dtype = getattr(torch, match["dtype"], None) if match else None
-    if match is None or not isinstance(dtype, torch.dtype):
-        raise TargetLoadError(
-            f"--input {spec!r} is not of the form dtype[shape]",
-            mend=f"write {_EXAMPLE}, for integers below 100 --input 'int64[8,16]<100', for one number 'float32[]'",
-        )
-    try:
-        shape = tuple(int(part) for part in match["shape"].split(",")) if match["shape"].strip() else ()
-    except ValueError as error:
-        raise TargetLoadError(f"--input {spec!r}: the shape has an empty size", mend=f"write {_EXAMPLE}") from error
-    return match["dtype"], shape, int(match["high"] or 2)
-
-
-def make_input(spec: str, *, device: str, generator: torch.Generator) -> torch.Tensor:
-    """Return random data: standard normal for floats, uniform integers below the bound, fair coins for bool."""
-    import torch
-
-    name, shape, high = parse_input(spec)
-    dtype: torch.dtype = getattr(torch, name)
-    if dtype.is_floating_point or dtype.is_complex:
-        wide = torch.complex64 if dtype.is_complex else torch.float32
-        return torch.randn(shape, generator=generator, dtype=wide).to(device=device, dtype=dtype)
-    if dtype is torch.bool:
-        high = 2
-    return torch.randint(0, high, shape, generator=generator).to(device=device, dtype=dtype)
-
-
-def _float_outputs(value: object) -> list[torch.Tensor]:
-    import torch
-
-    if isinstance(value, torch.Tensor):
-        return [value] if value.is_floating_point() or value.is_complex() else []
-    if isinstance(value, dict):
-        return [t for item in value.values() for t in _float_outputs(item)]
-    if isinstance(value, (list, tuple)):
-        return [t for item in value for t in _float_outputs(item)]
-    return []
-
-
-def _module_case(module: torch.nn.Module, specs: tuple[str, ...], device: str, seed: int) -> Case:
-    """Return a step that runs the module on random inputs, and backward from a random projection of its outputs.
-
-    A plain sum would have a zero gradient behind a softmax or a normalisation; a random cotangent has none.
-    """
-    import torch
-
-    if not specs:
-        raise TargetLoadError(
-            "the factory returned an nn.Module, and a module alone says nothing of its inputs",
-            mend=f"add {_EXAMPLE}, or return a Case with a step",
-        )
-    generator = torch.Generator().manual_seed(seed)
-    module = module.to(device)
-    inputs = [make_input(spec, device=device, generator=generator) for spec in specs]
-
-    def step() -> torch.Tensor:
-        module.zero_grad()
-        outputs = _float_outputs(module(*inputs))
-        if not outputs:
-            raise TargetLoadError(
-                f"{type(module).__name__}.forward returned no floating-point tensor to go back from",
-                mend="name a step of your own that computes a loss",
-            )
-        loss = torch.zeros((), device=device)
-        for output in outputs:
-            cotangent = torch.randn(output.shape, generator=torch.Generator().manual_seed(seed)).to(output)
-            loss = loss + (output * cotangent).sum().abs()
-        loss.backward()
-        return loss
-
-    return Case(step=step, model=module, inputs=inputs, name=type(module).__name__)
