@@ -28,6 +28,7 @@ class Raised:
     """What the target raised, as text: nothing of the exception itself is kept alive."""
 
     type: str
+    module: str
     message: str
     traceback: str
     stack: tuple[frames.Spot, ...]
@@ -103,6 +104,7 @@ def describe(error: BaseException) -> Raised:
     in_our_code = bool(stack) and stack[0].owner is frames.Owner.OURS and stack[0].function != call_through.__name__
     return Raised(
         type=type(error).__name__,
+        module=type(error).__module__,
         message=message,
         traceback=user_traceback(error),
         stack=stack,

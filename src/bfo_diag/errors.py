@@ -4,7 +4,6 @@
     |-- TargetLoadError        exit 2: the target can't be found, imported or called as it is
     |-- WorkspaceError         exit 2: the workspace can't be written (permissions, full disk)
     |-- RecordError            exit 2: a log does not hold what its schema says
-    |-- NothingMeasuredError   exit 4: the run ended without one fact to judge
 
 What a *target* raises is none of these: it is recorded as an observation (`attempt.py`) and ends with exit
 code 3.
@@ -53,9 +52,3 @@ class WorkspaceError(DiagError):
 
 class RecordError(DiagError):
     """A record is truncated, corrupt or of a schema that this version does not read."""
-
-
-class NothingMeasuredError(DiagError):
-    """The run ended, and there is nothing to judge."""
-
-    exit_code = ExitCode.NOTHING_MEASURED

@@ -22,6 +22,9 @@ def _of_the_run(run: Run) -> list[Finding]:
         code = "TARGET-RAISED" if values["by_target"] else "DIAG-DEFECT"
         message = f"{values['type']}: {values['message']}"
         found.append(entries[code].finding(message, place=observation.place, evidence=(number,)))
+    for number, observation in run.of_kind("refused"):
+        values = observation.values
+        found.append(entries["TARGET-REFUSED"].finding(values["message"], fix=values["mend"], evidence=(number,)))
     for number, observation in run.of_kind("died"):
         how = observation.values.get("signal") or f"exit status {observation.values.get('exit_status')}"
         found.append(entries["TARGET-DIED"].finding(f"the target's process ended: {how}", evidence=(number,)))

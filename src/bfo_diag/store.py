@@ -41,16 +41,23 @@ def slug(text: str, *, limit: int = 48) -> str:
     return re.sub(r"[^A-Za-z0-9_.]+", "-", text).strip("-.")[:limit].strip("-.") or "case"
 
 
+def _ends_with_newline(path: Path) -> bool:
+    with path.open("rb") as log:
+        if not log.seek(0, os.SEEK_END):
+            return True
+        log.seek(-1, os.SEEK_END)
+        return log.read(1) == b"\n"
+
+
 class ObservationWriter:
     """Appends observations to a log, each as one whole line."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / OBSERVATIONS_FILE
         with _writing(self._path):
-            self._descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
-            size = os.fstat(self._descriptor).st_size
+            self._descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
             # A line that a killed writer cut short must not swallow the next one.
-            if size and self._path.read_bytes()[-1:] != b"\n":
+            if not _ends_with_newline(self._path):
                 os.write(self._descriptor, b"\n")
 
     def write(self, observation: Observation) -> None:

@@ -158,6 +158,12 @@ def case_id(target: str, file: str | None, inputs: tuple[str, ...], device: str,
     return digest.hexdigest()[:16]
 
 
+def builtin_record(device: str, seed: int) -> CaseRecord:
+    """Return what stands in the record for the built-in cases."""
+    identity = case_id("bfo_diag.cases:all", None, (), device, seed)
+    return CaseRecord(id=identity, name="builtin", device=device, seed=seed)
+
+
 def check_device(device: str) -> None:
     """Refuse a device that is not there.
 

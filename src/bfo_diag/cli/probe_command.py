@@ -132,6 +132,8 @@ def _run(
             folder, run = runner.run(job, place, progress=progress)
         refused = runner.refusal(run)
         if refused is not None:
+            if json:
+                sys.stdout.write(dumps(report.document(run, probe, report.findings(run, probe))) + "\n")
             rendering.show_error(refused, errors)
             rendering.show_written(folder, errors)
             return refused.exit_code

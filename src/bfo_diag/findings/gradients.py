@@ -219,7 +219,7 @@ ENTRIES = (
     ),
     Entry(
         "MODE-REFUSED",
-        _NOTE,
+        _WARNING,
         why="the mode does not go with this optimizer or this closure, and said so by name.",
         fix="choose one of the modes that trained in this scenario",
     ),

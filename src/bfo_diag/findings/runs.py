@@ -11,6 +11,12 @@ ENTRIES = (
         fix="mend the exception first: its place and traceback are the target's own",
     ),
     Entry(
+        "TARGET-REFUSED",
+        Severity.ERROR,
+        why="The target could not be loaded as it was given, or an option does not go with it.",
+        fix="see the message: it names the mend",
+    ),
+    Entry(
         "TARGET-DIED",
         Severity.ERROR,
         why="The process that ran the target ended without saying so: a signal, os._exit, or no memory left.",
@@ -20,13 +26,13 @@ ENTRIES = (
         "TARGET-TIMED-OUT",
         Severity.ERROR,
         why="The target ran longer than --timeout; what was seen until then is judged.",
-        fix="raise --timeout, or ask for fewer --steps",
+        fix="raise --timeout, or ask for less work",
     ),
     Entry(
         "RUN-INTERRUPTED",
         Severity.ERROR,
         why="The run was stopped from the keyboard; what was seen until then is judged.",
-        fix="run it again, with fewer --steps if it takes too long",
+        fix="run it again",
     ),
     Entry(
         "DIAG-DEFECT",

@@ -56,7 +56,10 @@ def capture(
     modes, scenarios = chosen(mode, MODE_NAMES, "--mode"), chosen(scenario, SCENARIO_NAMES, "--scenario")
     optimizer_class: object
     if request.text is None:
+        from bfo_diag.targets import builtin_record
         from pytorch_bfo_optimizer import HybridBFO
+
+        yield Observation("case", builtin_record(request.device, request.seed).to_json())
 
         optimizer_class = HybridBFO
     else:
@@ -126,7 +129,7 @@ def verdict(run: Run, findings: tuple[Finding, ...]) -> str:
     cells = [observation.values for _, observation in run.of_kind("cell")]
     if cells:
         count = {name: sum(cell["status"] == name for cell in cells) for name in ("trained", "refused", "failed")}
-        odd = sum(cell["status"] == "failed" and not matrix_judge.as_expected(cell) for cell in cells)
+        odd = sum(cell["status"] != "trained" and not matrix_judge.as_expected(cell) for cell in cells)
         said = f"{count['trained']} of {len(cells)} cells trained, {count['refused']} refused by name, "
         said += f"{count['failed']} failed"
         return said + (f", {odd} of them where they should have trained." if odd else ", each where it should.")

@@ -139,10 +139,13 @@ class StepAnalysis:
         self._add(Cut(spot, name, "inplace", stack), leaf)
         return True
 
-    def left_torch_at(self, leaf: Leaf) -> str | None:
-        """Return where the leaf's value left torch in this step, if it did."""
-        spots = (frames.innermost(flow.stack) for flow in self._exits if flow.reads & leaf.bit)
-        return next((_at(spot) for spot in spots if spot is not None), None)
+    def left_torch(self, leaf: Leaf) -> dict[str, Any] | None:
+        """Return the operation by which the leaf's value left torch in this step, if it did."""
+        for flow in self._exits:
+            spot = frames.innermost(flow.stack)
+            if flow.reads & leaf.bit and spot is not None:
+                return {"file": spot.file, "line": spot.line, "op": flow.operation, "source": spot.source}
+        return None
 
     def _cut_off(self, leaf: Leaf, flows: list[Flow], *, least: int = 0) -> bool:
         found = list(find_cuts(flows, leaf.bit))
@@ -185,7 +188,7 @@ class StepAnalysis:
                 yield Observation("zero_derivative", {"op": flow.operation, "parameters": passed}, spot.place())
 
 
-def leaf_values(leaf: Leaf, status: str, *, in_optimizer: bool | None, left_at: str | None) -> dict[str, Any]:
+def leaf_values(leaf: Leaf, status: str, *, in_optimizer: bool | None, left: dict[str, Any] | None) -> dict[str, Any]:
     """Return the facts of one leaf for its `parameter` observation."""
     return {
         "status": status,
@@ -195,6 +198,6 @@ def leaf_values(leaf: Leaf, status: str, *, in_optimizer: bool | None, left_at: 
         "in_optimizer": in_optimizer,
         "used_at": _at(leaf.used_at),
         "frozen_at": _at(leaf.frozen_at),
-        "left_torch_at": left_at if status == "dropped" else None,
+        "left_torch": left if status == "dropped" else None,
         **(leaf.stats or {} if status == "gradient" else {}),
     }

@@ -179,9 +179,14 @@ def _no_operation_to_blame(run: Run, found: dict[str, History], without: dict[st
         for history in by_status.pop(status, []):
             by_place[history.last.get("used_at") if status == "dropped" else None].append(history)
         for at, members in by_place.items():
-            left = sorted({str(h.last["left_torch_at"]) for h in members if h.last.get("left_torch_at")})
-            more = f"; its value left torch at {names(left)}" if left else ""
-            yield _of(code, members, said + more, at=at)
+            left = [h.last["left_torch"] for h in members if h.last.get("left_torch")]
+            if left:
+                where = f"{left[0]['op']} at {left[0]['file']}:{left[0]['line']}"
+                said = (
+                    "it reaches the loss through no operation of torch, and the cause can't be told for certain: its "
+                    f"value left torch through {where}. If that number feeds the loss, this is the cut"
+                )
+            yield _of(code, members, said, at=f"{left[0]['file']}:{left[0]['line']}" if left else at)
     functional = (
         by_status.pop("not_measured", []) if any(o.values.get("functional") for _, o in run.of_kind("step")) else []
     )
@@ -280,6 +285,12 @@ def summarise(run: Run) -> dict[str, JSONValue]:
                     },
                 )
                 cut["parameters"].extend(name for name in lost if name not in cut["parameters"])
+        for name, history in found.items():
+            left = history.last.get("left_torch")
+            if left and not history.has_gradient:
+                key = (left["file"], left["line"], left["op"])
+                cut = cuts.setdefault(key, {**left, "reason": "item", "certain": False, "parameters": []})
+                cut["parameters"].append(name)
         summary["cuts"] = list(cuts.values())
         steps = [o.values for _, o in run.of_kind("step")]
         summary["steps"] = len(steps)

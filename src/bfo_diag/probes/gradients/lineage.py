@@ -46,7 +46,7 @@ class Lineage:
         for leaf in self.leaves.all():
             # What was written into a parameter in an earlier step is its value now, and no part of this step.
             self._flows.pop(leaf.tensor, None)
-            leaf.stats = None
+            leaf.stats = leaf.used_at = None
         self.leaves.forget_transient()
         shortened: set[int] = set()
         for tensor, flow in list(self._flows.items()):

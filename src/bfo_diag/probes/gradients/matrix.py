@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import math
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bfo_diag.attempt import Attempt, attempt
+from bfo_diag.attempt import Attempt, Raised, attempt
 from bfo_diag.cases import char_transformer, digits_mlp, rosenbrock
 from bfo_diag.cases.workload import Workload
 from bfo_diag.errors import TargetLoadError
@@ -61,6 +62,10 @@ def run(plan: Plan, optimizer_class: Any) -> Iterator[Observation]:
         {"class": f"{cls.__module__}.{cls.__qualname__}", "arguments": arguments, "ours": ours},
     )
     make = functools.partial(optimizer_class, **arguments)
+    first = attempt(lambda: make([torch.zeros(2, requires_grad=True)]))
+    if first.raised is not None:
+        yield first.raised.observation("make")
+        return
     yield Observation(
         "plan",
         {
@@ -73,7 +78,11 @@ def run(plan: Plan, optimizer_class: Any) -> Iterator[Observation]:
     for workload in WORKLOADS.values():
         for scenario in plan.scenarios:
             for mode in plan.modes:
-                yield _cell(plan, make, workload, SCENARIOS[scenario], mode, ours=ours)
+                with _torch_as_new():
+                    cell = _cell(plan, make, workload, SCENARIOS[scenario], mode, ours=ours)
+                yield cell
+                if cell.kind == "timed_out":
+                    return
 
 
 def constructor_arguments(optimizer_class: Any) -> dict[str, Any]:
@@ -231,6 +240,8 @@ def _cell(
                 torch.set_grad_enabled(True)
             if spent or not result.ok or counted.calls >= plan.evaluations:
                 break
+    if result.timed_out:
+        return Observation("timed_out", {"phase": f"{work.name}, {scenario.name}, {mode}"})
     loss_last = _measure(work.loss)
     status, finding = _status(result, counted, loss_first, loss_last)
     raised = result.raised
@@ -242,7 +253,7 @@ def _cell(
             "scenario": scenario.name,
             "mode": mode,
             "status": status,
-            "expected": scenario.expected(mode) if ours or scenario.name == "raises" else "trained",
+            "expected": _expected(scenario, mode, result, ours=ours),
             "finding": finding,
             "loss_first": loss_first,
             "loss_last": loss_last,
@@ -273,8 +284,8 @@ def _status(
     raised = result.raised
     if raised is not None:
         if "element 0 of tensors does not require grad" in raised.message:
-            return ("refused", "MODE-REFUSED") if _refusal(raised.type) else ("failed", "MODE-ELEMENT-0")
-        return ("refused", "MODE-REFUSED") if _refusal(raised.type) else ("failed", "MODE-RAISED")
+            return ("refused", "MODE-REFUSED") if _refused(raised) else ("failed", "MODE-ELEMENT-0")
+        return ("refused", "MODE-REFUSED") if _refused(raised) else ("failed", "MODE-RAISED")
     if counted.errors:
         return "failed", "MODE-SWALLOWED"
     if loss_first is None or loss_last is None or not loss_last < loss_first:
@@ -282,9 +293,29 @@ def _status(
     return "trained", None
 
 
-def _refusal(name: str) -> bool:
-    """Whether an exception of this type is our library saying by name that it will not, and why."""
-    from pytorch_bfo_optimizer import errors
+def _refused(raised: Raised) -> bool:
+    """Whether our library said by name that it will not, and why; a class of that name elsewhere does not count."""
+    return raised.module == "pytorch_bfo_optimizer.errors" and raised.type != "NonFiniteGenerationError"
 
-    cls = getattr(errors, name, None)
-    return inspect.isclass(cls) and issubclass(cls, errors.BFOError) and name != "NonFiniteGenerationError"
+
+def _expected(scenario: Scenario, mode: str, result: Attempt[Any], *, ours: bool) -> str:
+    """Return the status that a right optimizer has in this cell."""
+    raised = result.raised
+    if raised is not None and _refused(raised) and raised.type == "GradientModeUnsupportedError":
+        return "refused"  # what an optimizer does not take can't be asked of it
+    return scenario.expected(mode) if ours or scenario.name == "raises" else "trained"
+
+
+@contextlib.contextmanager
+def _torch_as_new() -> Iterator[None]:
+    """Take back for a cell what the target's file set for all of torch: the built-in work must not feel it."""
+    dtype, device, grad = torch.get_default_dtype(), torch.get_default_device(), torch.is_grad_enabled()
+    torch.set_default_dtype(torch.float32)
+    torch.set_default_device(None)
+    torch.set_grad_enabled(True)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(dtype)
+        torch.set_default_device(None if device == torch.device("cpu") else device)
+        torch.set_grad_enabled(grad)

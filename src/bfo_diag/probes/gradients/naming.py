@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping
+from types import CodeType, FunctionType
 from typing import Any
 
 import torch
@@ -82,6 +84,22 @@ def _is_plain_object(value: Any) -> bool:
     )
 
 
+def _seen_by(function: FunctionType) -> dict[str, Any]:
+    """Return the closure variables and globals that a function, or one inside it, names."""
+    found: dict[str, Any] = {}
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=False):
+        with contextlib.suppress(ValueError):  # an empty cell: not assigned yet
+            found[name] = cell.cell_contents
+    codes = [function.__code__]
+    while codes:
+        code = codes.pop()
+        codes.extend(constant for constant in code.co_consts if isinstance(constant, CodeType))
+        for name in code.co_names:
+            if name in function.__globals__ and name not in found:
+                found[name] = function.__globals__[name]
+    return found
+
+
 def _variables_of(function: Callable[..., Any], depth: int = 0) -> Iterator[tuple[str, Any]]:
     """Yield the variables that a function, method, partial or callable object can reach, its own code's first."""
     if isinstance(function, functools.partial):
@@ -93,15 +111,14 @@ def _variables_of(function: Callable[..., Any], depth: int = 0) -> Iterator[tupl
     if inspect.ismethod(function):
         yield "self", function.__self__
         function = function.__func__
-    elif not inspect.isfunction(function):
-        if depth == 0 and callable(function):
+    function = inspect.unwrap(function)
+    if not inspect.isfunction(function):
+        if depth < _DEEPEST and callable(function):
             yield "self", function
             yield from _variables_of(type(function).__call__, depth + 1)
         return
-    function = inspect.unwrap(function)
-    seen = inspect.getclosurevars(function)
     helpers = []
-    for name, value in (*seen.nonlocals.items(), *seen.globals.items()):
+    for name, value in _seen_by(function).items():
         if inspect.isfunction(value) and depth < _DEEPEST and value.__module__ == function.__module__:
             helpers.append(value)
         else:

@@ -141,7 +141,7 @@ class _Reporter:
                 leaf,
                 analysis.status[leaf.index],
                 in_optimizer=id(leaf.tensor) in optimized if optimizers else None,
-                left_at=analysis.left_torch_at(leaf),
+                left=analysis.left_torch(leaf),
             )
             key = _class_of(values)
             if self._last.get(leaf.shown) != key:
