@@ -20,7 +20,11 @@ _LONGEST_MESSAGE = 4000
 
 
 class TimeLimitReached(BaseException):
-    """The target ran longer than --timeout allows. No `except Exception` of the target's swallows it."""
+    """The target has to stop: its time is up, or the person pressed Ctrl-C. No `except Exception` swallows it."""
+
+    def __init__(self, stack: tuple[frames.Spot, ...] = ()) -> None:
+        super().__init__()
+        self.stack = stack
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,8 @@ class Attempt(Generic[T]):
     value: T | None = None
     raised: Raised | None = None
     timed_out: bool = False
+    stopped_at: frames.Spot | None = None
+    """Where the target stood when its time was up."""
 
     @property
     def ok(self) -> bool:
@@ -80,10 +86,13 @@ def attempt(function: Callable[[], T]) -> Attempt[T]:
         return Attempt(value=function())
     except DiagError:
         raise
-    except TimeLimitReached:
-        return Attempt(timed_out=True)
+    except TimeLimitReached as reached:
+        return Attempt(timed_out=True, stopped_at=frames.innermost(reached.stack))
     except (Exception, SystemExit) as error:
         return Attempt(raised=describe(error))
+
+
+_THROUGH = "call_through"
 
 
 def call_through(function: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> T:
@@ -101,14 +110,14 @@ def describe(error: BaseException) -> Raised:
         owner = frames.owner_of_file(error.filename)
         stack = (frames.Spot(error.filename, error.lineno or 1, "<module>", owner), *stack)
     not_the_users = (frames.Owner.OURS, frames.Owner.TORCH, frames.Owner.PYTHON)
-    in_our_code = bool(stack) and stack[0].owner is frames.Owner.OURS and stack[0].function != call_through.__name__
+    in_our_code = bool(stack) and stack[0].owner is frames.Owner.OURS and stack[0].function != _THROUGH
     return Raised(
         type=type(error).__name__,
         module=type(error).__module__,
         message=message,
         traceback=user_traceback(error),
         stack=stack,
-        by_target=not in_our_code and any(spot.owner not in not_the_users for spot in stack),
+        by_target=not in_our_code and any(s.owner not in not_the_users or s.function == _THROUGH for s in stack),
     )
 
 

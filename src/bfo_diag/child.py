@@ -19,7 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from bfo_diag import environment, targets
+from bfo_diag import environment, frames, targets
 from bfo_diag.attempt import TimeLimitReached, describe
 from bfo_diag.errors import DiagError, WorkspaceError
 from bfo_diag.probes import load_all
@@ -49,16 +49,16 @@ class LazyTarget:
 
 @contextmanager
 def time_limit(seconds: float | None) -> Iterator[None]:
-    """Raise `TimeLimitReached` in the main thread after `seconds`: the target stops, what was seen is kept."""
-    if seconds is None or not hasattr(signal, "setitimer"):
+    """Raise `TimeLimitReached` in the main thread after `seconds`, or when the parent sends SIGALRM (Ctrl-C)."""
+    if not hasattr(signal, "setitimer"):
         yield
         return
 
     def stop(number: int, frame: FrameType | None) -> None:
-        raise TimeLimitReached
+        raise TimeLimitReached(frames.here())
 
     previous = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(signal.ITIMER_REAL, seconds or 0)
     try:
         yield
     finally:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from typing import TYPE_CHECKING
 
+from bfo_diag.attempt import call_through
 from bfo_diag.errors import TargetLoadError
 from bfo_diag.records import Case
 
@@ -78,10 +80,18 @@ def module_case(module: torch.nn.Module, specs: tuple[str, ...], device: str, se
     generator = torch.Generator().manual_seed(seed)
     module = module.to(device)
     inputs = [make_input(spec, device=device, generator=generator) for spec in specs]
+    try:
+        inspect.signature(module.forward).bind(*inputs)
+    except TypeError as error:
+        raise TargetLoadError(
+            f"{type(module).__name__}.forward{inspect.signature(module.forward)} does not take {len(specs)} inputs: "
+            f"{error}",
+            mend="give one --input for each argument of forward",
+        ) from error
 
     def step() -> torch.Tensor:
         module.zero_grad()
-        outputs = _float_outputs(module(*inputs))
+        outputs = _float_outputs(call_through(module, tuple(inputs), {}))
         if not outputs:
             raise TargetLoadError(
                 f"{type(module).__name__}.forward returned no floating-point tensor to go back from",

@@ -28,7 +28,8 @@ def _of_the_run(run: Run) -> list[Finding]:
     for number, observation in run.of_kind("died"):
         how = observation.values.get("signal") or f"exit status {observation.values.get('exit_status')}"
         found.append(entries["TARGET-DIED"].finding(f"the target's process ended: {how}", evidence=(number,)))
-    for number, observation in run.of_kind("timed_out"):
+    interrupted = run.outcome is Outcome.INTERRUPTED
+    for number, observation in () if interrupted else run.of_kind("timed_out"):
         phase = observation.values.get("phase")
         message = f"the time limit was reached ({phase}); what was seen until then is judged"
         found.append(entries["TARGET-TIMED-OUT"].finding(message, place=observation.place, evidence=(number,)))

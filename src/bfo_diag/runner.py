@@ -95,11 +95,15 @@ def run(job: Job, workspace: Workspace, *, progress: Progress | None = None) -> 
         outcome = _watch(child, folder, job.timeout, progress)
     except KeyboardInterrupt:
         interrupted = True
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # from here on the log is brought to its end
+        _ask_to_stop(child)
     finally:
         _kill(child)
     if interrupted:
         _append(folder, Observation("interrupted"))
-        return folder, store.finish(folder, header, Outcome.INTERRUPTED)
+        ended = store.finish(folder, header, Outcome.INTERRUPTED)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        return folder, ended
     return folder, store.finish(folder, header, _how_it_ended(child, folder, outcome))
 
 
@@ -132,10 +136,21 @@ def _watch(
             return Outcome.TIMED_OUT
 
 
+def _ask_to_stop(child: subprocess.Popen[bytes]) -> None:
+    """Let the child write down what it saw, for a moment."""
+    if hasattr(signal, "SIGALRM"):
+        child.send_signal(signal.SIGALRM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(GRACE_S)
+
+
 def _kill(child: subprocess.Popen[bytes]) -> None:
     """End the child and whatever it started."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(child.pid, signal.SIGKILL)
+        if hasattr(os, "killpg"):
+            os.killpg(child.pid, signal.SIGKILL)
+        else:
+            child.kill()
     child.wait()
 
 

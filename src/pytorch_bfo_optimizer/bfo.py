@@ -206,7 +206,10 @@ class BFO(ColonyOptimizer):
         self._colony_at_start(self._hyperparameters())
 
     def _advance(self, closure: Closure) -> float:
-        """One generation, all or nothing: what raises leaves parameters, colony and generator as they were."""
+        """Make one generation. What the closure raises leaves parameters, colony and generator as they were.
+
+        A generation in which no loss was finite puts the parameters back too, and has used up its random numbers.
+        """
         groups = self._hyperparameters()
         grad_enabled = torch.is_grad_enabled()
         spent_before = self.evaluations, self.nonfinite_evaluations

@@ -308,6 +308,13 @@ class ColonyOptimizer(Optimizer):
         self._written_D = None
 
     def _refuse_other_colony(self, saved: list[dict[str, Any]]) -> None:
+        states = [values["rng_state"] for values in saved if "rng_state" in values]
+        if states and states[0].numel() != self.generator.get_state().numel():
+            raise StateMismatchError(
+                "the saved random state is of a generator on another kind of device than "
+                f"{str(self.generator.device)!r}: load it into an optimizer whose parameters are on the device it was "
+                "saved on"
+            )
         shapes = [values["population"].shape[1:] for values in saved if "population" in values]
         if shapes and shapes != self.vector.shapes:
             raise StateMismatchError(
@@ -340,7 +347,7 @@ def _own_generator(device: torch.device) -> torch.Generator:
     """A generator seeded by what torch's default one would draw next, without drawing from it."""
     peek = torch.Generator()
     peek.set_state(torch.get_rng_state())
-    seed = int(torch.randint(2**62, (), generator=peek))
+    seed = int(torch.randint(2**62, (), generator=peek, device="cpu"))
     generator = torch.Generator(device)
     generator.manual_seed(seed)
     return generator

@@ -58,7 +58,10 @@ def all_require_grad(params: Sequence[Tensor]) -> Iterator[None]:
 class SmartClosure:
     """Wraps a closure so that it can be evaluated without backward, and differentiated when that is wanted.
 
-    As a callable it stands for the closure with any optimizer: `optimizer.step(SmartClosure(closure, params))`.
+    As a callable it stands for the closure with an optimizer that asks for losses alone:
+    `optimizer.step(SmartClosure(closure, params))`. An optimizer that reads `.grad` (SGD, LBFGS) finds nothing new
+    there and does not move: give it the closure itself, or `MODES["smart"].step(optimizer, closure)`, which takes one
+    real gradient first.
     While it evaluates, a call of backward does nothing but note its loss; the closure sees zero gradients after
     it, so that clipping or logging inside the closure goes on. It does not record fewer graphs than the closure
     itself would: grad mode is the caller's.

@@ -54,6 +54,12 @@ def test_findings_come_gravest_first_and_point_to_their_lines():
     ]
 
 
+def test_what_the_reader_passed_over_is_shown():
+    run = run_of(PARAMETER)
+    damaged = type(run)(run.header, run.observations, run.outcome, damaged=("line 3: cut short",))
+    assert report.build(damaged, PROBE, ()).lines == ("line 3: cut short",)
+
+
 def test_what_was_not_measured_is_never_a_pass():
     run = run_of()
     built = report.build(run, PROBE, report.findings(run, PROBE))

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import time
 
 import torch
 from torch.optim import Optimizer
@@ -63,3 +64,50 @@ class WantsMore(RandomSearch):
 
 
 Given = functools.partial(WantsMore, temperature=1.0)
+
+
+class Hangs(RandomSearch):
+    """Never comes back from its first step."""
+
+    def step(self, closure):
+        closure()
+        while True:
+            time.sleep(0.05)
+
+
+class Endless(RandomSearch):
+    """Goes on evaluating for ever."""
+
+    def step(self, closure):
+        while True:
+            closure()
+
+
+class ParameterError(ValueError):
+    """Of the same name as one of the library's errors, and none of them."""
+
+
+class Broken(RandomSearch):
+    """Raises an error of its own."""
+
+    def step(self, closure):
+        raise ParameterError("planted")
+
+
+class CannotBeMade(RandomSearch):
+    """Raises when it is made."""
+
+    def __init__(self, params):
+        super().__init__(params)
+        raise RuntimeError("no such licence")
+
+
+class Careless(RandomSearch):
+    """Leaves gradients switched off, and a hook on every parameter."""
+
+    def step(self, closure):
+        loss = super().step(closure)
+        torch.set_grad_enabled(False)
+        for p in self.param_groups[0]["params"]:
+            p.register_hook(lambda gradient: gradient) if p.requires_grad else None
+        return loss

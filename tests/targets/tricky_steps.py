@@ -1,5 +1,7 @@
 """Steps in which autograd's graph is not what the Python code looks like."""
 
+import functools
+
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
@@ -299,3 +301,58 @@ def variable():
 def samples():
     noise = torch.distributions.Normal(second(inputs), 1.0).sample()  # cut: sample
     return third(noise).sum()
+
+
+third_optimizer = torch.optim.SGD(third.parameters(), lr=0.01)
+
+
+def steps_without_backward():
+    third_optimizer.zero_grad()
+    loss = third(inputs).pow(2).mean()
+    third_optimizer.step()
+    return loss
+
+
+def clears_too_late():
+    third(inputs).pow(2).mean().backward()
+    third_optimizer.zero_grad()
+    third_optimizer.step()
+
+
+def loss_is_nan():
+    (third(inputs).pow(2).mean() + float("nan")).backward()
+
+
+def scaled_by_a_number():
+    factor = second(inputs).mean().item() * 2  # cut: factor
+    return (third(inputs) * factor).sum()
+
+
+class Runs:
+    def __call__(self):
+        return third(inputs).sum()
+
+
+@functools.wraps(Runs())
+def wraps_an_object():
+    return third(inputs).sum()
+
+
+def with_an_empty_cell():
+    def step():
+        return third(inputs).sum() if True else later
+
+    if inputs is None:
+        later = 1
+    return step
+
+
+empty_cell = with_an_empty_cell()
+frozen_tensor = torch.ones(4, 1)
+frozen_tensor.requires_grad = False  # cut: frozen_tensor
+frozen_optimizer = torch.optim.SGD([frozen_tensor], lr=0.1)
+
+
+def frozen_at_import():
+    frozen_optimizer.zero_grad()
+    return third(inputs).sum() + (inputs @ frozen_tensor).sum()

@@ -6,12 +6,14 @@ Exit codes: 0 clean; 1 a finding at or above --fail-on; 2 wrong usage, or a targ
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated
 
 import typer
 
 from bfo_diag.cli.probe_command import probe_command
+from bfo_diag.errors import ExitCode
 from bfo_diag.probes import load_all
 
 app = typer.Typer(
@@ -46,4 +48,11 @@ for _probe in load_all().values():
 
 def main() -> None:
     """Be the console script."""
-    app()
+    try:
+        app()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os._exit(int(ExitCode.USAGE))  # the reader of the pipe is gone: nothing more can be said
+    except OSError as error:
+        sys.stderr.write(f"error: stdout can't be written: {error.strerror}\n")
+        os._exit(int(ExitCode.USAGE))

@@ -149,6 +149,24 @@ ENTRIES = (
         fix="make the optimizer after the last change to the model (to(device), new layers), from its parameters()",
     ),
     Entry(
+        "GRAD-STEP-WITHOUT-BACKWARD",
+        _WARNING,
+        why="the optimizer has no new gradient to step with.",
+        fix="call loss.backward() before optimizer.step()",
+    ),
+    Entry(
+        "GRAD-CLEARED",
+        _ERROR,
+        why="the gradient was cleared between backward() and optimizer.step(), so the step does nothing.",
+        fix="call zero_grad() before backward(), or after step()",
+    ),
+    Entry(
+        "GRAD-LOSS-NOT-FINITE",
+        _ERROR,
+        why="a loss that is NaN or infinite says nothing of the parameters.",
+        fix="look for a logarithm or root of a negative number, a division by zero, or an overflow",
+    ),
+    Entry(
         "GRAD-INTERMITTENT",
         _NOTE,
         why="the parameter got a gradient in one step and none in a later one.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from bfo_diag.records import Finding, Place, Report, Severity, Table
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _STYLE = {Severity.ERROR: "bold red", Severity.WARNING: "yellow", Severity.NOTE: "cyan"}
 _PIPE_WIDTH = 160
+_LEAST_WIDTH = 10
 
 
 def clean(text: str) -> str:
@@ -27,11 +29,9 @@ def clean(text: str) -> str:
 def console(*, stderr: bool = False) -> Console:
     """Return a console; in a pipe it is wide, so that a table's cells stay on one line."""
     made = Console(stderr=stderr, highlight=False, emoji=False, markup=False, soft_wrap=False)
-    return (
-        made
-        if made.is_terminal
-        else Console(stderr=stderr, highlight=False, emoji=False, markup=False, width=_PIPE_WIDTH)
-    )
+    if made.is_terminal or os.environ.get("COLUMNS"):
+        return made
+    return Console(stderr=stderr, highlight=False, emoji=False, markup=False, width=_PIPE_WIDTH)
 
 
 def show(report: Report, out: Console) -> None:
@@ -57,7 +57,12 @@ def _table(table: Table, out: Console) -> None:
     if table.caption:
         drawn.caption = Text(clean(table.caption))
     for index, column in enumerate(table.columns):
-        drawn.add_column(Text(clean(column)), no_wrap=index == 0, overflow="fold")
+        # The first column, of names, gives way where the terminal is narrow; the others keep room to be read.
+        longest = max((len(row[index]) for row in table.rows), default=0)
+        least = None if index == 0 else min(_LEAST_WIDTH, max(longest, len(column)))
+        drawn.add_column(
+            Text(clean(column)), no_wrap=index == 0, overflow="ellipsis" if index == 0 else "fold", min_width=least
+        )
     for row in table.rows:
         drawn.add_row(*(Text(clean(cell), style=_cell_style(cell)) for cell in row))
     out.print(drawn)
@@ -103,7 +108,7 @@ def _note(finding: Finding, out: Console) -> None:
 
 
 def _indented(text: str, by: int, *, style: str = "") -> Padding:
-    return Padding(Text(clean(text), style=style), (0, 0, 0, by))
+    return Padding(Text(clean(text), style=style), (0, 0, 0, by), expand=False)
 
 
 def show_error(error: DiagError, out: Console) -> None:

@@ -120,6 +120,8 @@ def test_whatever_the_target_does_leaves_a_log_an_exit_code_and_one_clean_docume
     if name == "raises":
         assert document["findings"][0]["line"] is not None
         assert "ValueError" in document["findings"][0]["message"]
+        shown = bfo_diag("gradients", misbehaving + name)
+        assert "in raises" in shown.err, "the target's own traceback"
     if name == "prints":
         raw = (done.runs[0] / "raw" / "stdout.txt").read_bytes()
         assert b"hello on stdout" in raw
@@ -141,20 +143,56 @@ def test_a_target_that_ignores_the_time_limit_is_killed(bfo_diag, misbehaving):
     assert "did not stop by itself" in done.document["findings"][0]["message"]
 
 
+def test_the_time_limit_stops_the_matrix_and_invents_no_finding(bfo_diag, targets_folder):
+    target = f"{targets_folder / 'foreign_optimizers.py'}:Hangs"
+    done = bfo_diag("gradients", target, "--scenario", "all-grad", "--mode", "as-is", "--timeout", "6", "--json")
+    assert done.code == 3
+    assert done.document["outcome"] == "timed_out"
+    (finding,) = done.document["findings"]
+    assert (finding["code"], finding["source"]) == ("TARGET-TIMED-OUT", None)
+    assert "digits-mlp, all-grad, as-is" in finding["message"]
+
+
+def test_a_refusal_is_a_document_too(bfo_diag, targets_folder):
+    done = bfo_diag("gradients", f"{targets_folder / 'planted_cuts.py'}:no_such_step", "--json")
+    assert done.code == 2
+    assert [f["code"] for f in done.document["findings"]] == ["TARGET-REFUSED"]
+
+
+def test_stdout_that_can_not_be_written_is_said_without_a_traceback(bfo_diag, targets_folder, tmp_path):
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        done = subprocess.run(
+            [*COMMAND, "gradients", f"{targets_folder / 'misbehaving.py'}:good", "--workspace", str(tmp_path)],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 2
+    assert "stdout can't be written" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_ctrl_c_leaves_a_log_that_says_so(tmp_path, misbehaving):
     process = subprocess.Popen(
         [*COMMAND, "gradients", misbehaving + "never_returns", "--workspace", str(tmp_path)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        # A background job inherits an ignored SIGINT; a person's terminal does not.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and not list(tmp_path.glob("logs/*/observations.jsonl")):
         time.sleep(0.1)
     time.sleep(1)
     process.send_signal(signal.SIGINT)
-    out, _ = process.communicate(timeout=30)
+    try:
+        out, _ = process.communicate(timeout=30)
+    finally:
+        process.kill()
     assert process.returncode == 130
+    assert "GRAD-CUT-DETACH" in out, "what was seen until then is judged"
     assert "Traceback" not in out
     assert "RUN-INTERRUPTED" in out
     (folder,) = store.runs(Workspace(tmp_path))
@@ -172,6 +210,7 @@ def test_ctrl_c_leaves_a_log_that_says_so(tmp_path, misbehaving):
         (["{planted}:outer"], "wants arguments (helper, hidden)"),
         (["{planted}:Net"], "--input 'float32[32,64]'"),
         (["{planted}:net", "--input", "float32[4"], "is not of the form dtype[shape]"),
+        (["torch.nn:Identity", "--input", "float32[8,4]", "--input", "float32[2]"], "does not take 2 inputs"),
         (["{planted}:step_healthy", "--input", "float32[4]"], "--input goes with an nn.Module"),
         (["{planted}:step_healthy", "--mode", "dual"], "go with an Optimizer class"),
         (["--mode", "quantum"], "--mode quantum is not known"),

@@ -17,6 +17,7 @@ from bfo_diag.probes.gradients import judge as judging
 from bfo_diag.probes.gradients import matrix_judge
 from bfo_diag.records import Finding, Observation, Run, Table
 
+_LISTED = 40
 MODE_NAMES = ("dual", "smart", "config", "minimal", "as-is")
 SCENARIO_NAMES = (
     "all-grad",
@@ -110,7 +111,9 @@ def tables(run: Run) -> Iterator[Table]:
     if not found:
         return
     rows = []
-    for history in found.values():
+    # What has none comes first; a long list of what is well stays in the log.
+    ordered = sorted(found.values(), key=lambda history: history.has_gradient)
+    for history in ordered[:_LISTED]:
         values = history.last
         norm = f"{history.norms[-1][1]:.3g}" if history.norms else "-"
         shape = "x".join(map(str, values.get("shape", ()))) or "scalar"
@@ -121,6 +124,7 @@ def tables(run: Run) -> Iterator[Table]:
         title="Parameters",
         columns=("parameter", "shape", "gradient", "norm", "in optimizer"),
         rows=tuple(rows),
+        caption=f"and {len(ordered) - _LISTED} more in the log" if len(ordered) > _LISTED else "",
     )
 
 
@@ -132,7 +136,7 @@ def verdict(run: Run, findings: tuple[Finding, ...]) -> str:
         odd = sum(cell["status"] != "trained" and not matrix_judge.as_expected(cell) for cell in cells)
         said = f"{count['trained']} of {len(cells)} cells trained, {count['refused']} refused by name, "
         said += f"{count['failed']} failed"
-        return said + (f", {odd} of them where they should have trained." if odd else ", each where it should.")
+        return said + (f"; {odd} cells are not as they should be." if odd else ", each where it should.")
     found = judging.histories(run)
     with_gradient = sum(history.has_gradient for history in found.values())
     not_measured = [h for h in found.values() if not h.has_gradient and h.last.get("status") == "not_measured"]
@@ -146,7 +150,13 @@ def verdict(run: Run, findings: tuple[Finding, ...]) -> str:
         worst = max((f.severity.rank for f in findings), default=-1)
         good = "a gradient" if worst >= 1 else "a finite gradient that is not zero"
         return f"Every one of {len(found)} parameters got {good}."
-    return f"{len(found) - with_gradient} of {len(found)} parameters got no gradient."
+    frozen = sum(h.last.get("status") == "frozen" for h in found.values() if not h.has_gradient)
+    lost = len(found) - with_gradient - frozen - len(not_measured)
+    parts = [f"{lost} of {len(found)} parameters got no gradient"] if lost else []
+    parts += [f"{with_gradient} of {len(found)} parameters got a gradient"] if not lost else []
+    parts += [f"{frozen} {'are' if frozen > 1 else 'is'} frozen"] if frozen else []
+    parts += [f"{len(not_measured)} not measured"] if not_measured else []
+    return "; ".join(parts) + "."
 
 
 PROBE = Probe(

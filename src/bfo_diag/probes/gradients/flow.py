@@ -94,6 +94,9 @@ class StepTrace:
     """Whether torch.func took gradients, which the trace does not follow."""
     scaled: bool = False
     """Whether a GradScaler scaled the loss: gradients are scaled until its optimizer steps."""
+    optimizer_steps: int = 0
+    cleared: int = 0
+    """Leaves whose gradient was gone when their optimizer stepped."""
     zero_derivative: list[Flow] = field(default_factory=list)
     failed_write: tuple[str, tuple[frames.Spot, ...], int] | None = None
     operations: int = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -76,7 +77,34 @@ def judge(run: Run) -> Iterator[Finding]:
     yield from _cuts(run, found, without)
     yield from _intermittent(run, found)
     yield from _no_operation_to_blame(run, found, without)
+    yield from _of_the_steps(run)
     yield from _gradients(run, found)
+
+
+def _of_the_steps(run: Run) -> Iterator[Finding]:
+    """Yield what is wrong with a step as a whole."""
+    steps = list(run.of_kind("step"))
+    alone = [number for number, o in steps if o.values.get("backward_by") == "bfo-diag"]
+    stepped = [number for number, o in steps if number in alone and o.values.get("optimizer_steps")]
+    if stepped:
+        yield catalogue()["GRAD-STEP-WITHOUT-BACKWARD"].finding(
+            "an optimizer stepped and the step ran no backward pass; bfo-diag ran it on the returned loss to go on.",
+            evidence=tuple(stepped),
+        )
+    cleared = [(number, o.values["cleared"]) for number, o in steps if o.values.get("cleared")]
+    if cleared:
+        yield catalogue()["GRAD-CLEARED"].finding(
+            f"{names(cleared[0][1])}: had a gradient, and none any more when the optimizer stepped.",
+            evidence=tuple(number for number, _ in cleared),
+        )
+    losses = [(number, o) for number, o in steps if isinstance(o.values.get("loss"), float)]
+    broken = [(number, o) for number, o in losses if not math.isfinite(o.values["loss"])]
+    if broken:
+        first = broken[0][1]
+        yield catalogue()["GRAD-LOSS-NOT-FINITE"].finding(
+            f"the loss is {first.values['loss']} in step {first.place.step if first.place else '?'}.",
+            evidence=tuple(number for number, _ in broken),
+        )
 
 
 def _cuts(run: Run, found: dict[str, History], without: dict[str, History]) -> Iterator[Finding]:

@@ -128,14 +128,21 @@ def tables(run: Run) -> Iterator[Table]:
         )
 
 
+def _short(code: str) -> str:
+    """Return a code for a table: `MODE-NOT-TRAINED` as `not-trained`."""
+    return code.removeprefix("MODE-").lower()
+
+
 def _cell(cell: dict[str, Any], workload: str) -> str:
     values = cell.get("workloads", {}).get(workload)
     if values is None:
-        return "not measured: the run ended before"
+        return "not measured: run ended"
     if values["status"] == "trained":
         text = f"{_number(values['loss_first'])} -> {_number(values['loss_last'])} ({values['evaluations']})"
     else:
         text = (
-            f"{values['status']}, as it should" if as_expected(values) else f"{values['status']}: {values['finding']}"
+            f"{values['status']}, as it should"
+            if as_expected(values)
+            else f"{values['status']}: {_short(values['finding'])}"
         )
     return text if values["state_restored"] else text + " state changed"

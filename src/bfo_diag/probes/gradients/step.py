@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -48,7 +49,7 @@ def examine(trace: Trace, target: Target, *, steps: int) -> Iterator[Observation
             backward = attempt(loss.sum().backward)
             backward_by = "bfo-diag"
             if not backward.ok:
-                result = Attempt(raised=backward.raised, timed_out=backward.timed_out)
+                result = replace(backward, value=None)
         name_case(trace, case)
         yield from reporter.step(number, result, step_ms=step_ms, backward_by=backward_by)
         if not result.ok:
@@ -69,7 +70,8 @@ def _from_factory(target: Target, case: Case, returned: object) -> Case | None:
 
 def _stopped(result: Attempt[Any], phase: str, step: int | None) -> Iterator[Observation]:
     if result.timed_out:
-        yield Observation("timed_out", {"phase": phase}, None if step is None else Place(step=step))
+        spot = result.stopped_at
+        yield Observation("timed_out", {"phase": phase}, spot.place(step=step) if spot else Place(step=step))
     elif result.raised is not None:
         yield result.raised.observation(phase, step=step)
 
@@ -101,6 +103,8 @@ class _Reporter:
                 "returned": type(result.value).__name__,
                 "judged": analysis.judged,
                 "functional": trace.step.functional,
+                "optimizer_steps": trace.step.optimizer_steps,
+                "cleared": [leaf.shown for leaf in trace.leaves.members(trace.step.cleared)],
             },
             Place(step=number),
         )

@@ -300,11 +300,14 @@ class Trace(TorchFunctionMode):
 
     def _measure_again(self, optimizer: torch.optim.Optimizer) -> None:
         """Take the norms that the optimizer sees: unscaled and clipped by now."""
+        self.step.optimizer_steps += 1
         reached = self.step.reached
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 leaf = self.leaves.find(parameter)
-                if leaf is not None and leaf.bit & reached and parameter.grad is not None:
+                if leaf is not None and leaf.bit & reached and parameter.grad is None:
+                    self.step.cleared |= leaf.bit
+                elif leaf is not None and leaf.bit & reached:
                     leaf.measured(gradient_stats(parameter.grad))
 
     def _outside(self, value: Any) -> Any:

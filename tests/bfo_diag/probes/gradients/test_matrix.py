@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from bfo_diag.errors import DiagError
 from bfo_diag.probes import gradients, load_all
@@ -16,7 +17,7 @@ from bfo_diag.records import Severity
 def cells(capture):
     def run(target, **options):
         run, findings = capture("gradients", target, **options)
-        return load_all()["gradients"].summarise(run)["modes"], findings, run
+        return load_all()["gradients"].summarise(run).get("modes", {}), findings, run
 
     return run
 
@@ -122,3 +123,46 @@ def test_the_table_shows_what_was_not_measured(cells):
     shown = [cell for table in matrix_judge.tables(cut_short) for row in table.rows for cell in row[1:]]
     assert len(shown) == 6
     assert sum(cell.startswith("not measured: ") for cell in shown) == 5
+
+
+def test_an_error_that_is_only_named_like_a_refusal_is_an_error(cells, foreign):
+    modes, findings, run = cells(foreign + "Broken", scenario="all-grad", mode="as-is", steps=1)
+    assert modes["as-is"]["all-grad"]["finding"] == "MODE-RAISED"
+    assert {f.severity for f in findings} == {Severity.ERROR}
+    assert "3 cells are not as they should be" in load_all()["gradients"].verdict(run, findings)
+
+
+def test_a_step_that_never_ends_evaluating_is_stopped(cells, foreign):
+    _, _, run = cells(foreign + "Endless", scenario="all-grad", mode="as-is", evaluations=10)
+    assert [(o.values["budget_spent"], o.values["evaluations"]) for _, o in run.of_kind("cell")] == [(True, 50)] * 3
+
+
+def test_grad_mode_and_hooks_that_are_left_behind_are_found_out_and_taken_back(cells, foreign):
+    _, findings, run = cells(foreign + "Careless", scenario="all-grad", mode="as-is", steps=1)
+    changed = [set(o.values["state_changed"]) for _, o in run.of_kind("cell")]
+    assert changed == [{"grad_mode", "hooks"}] * 3
+    assert torch.is_grad_enabled()
+    assert "MODE-STATE-CHANGED" in {f.code for f in findings}
+
+
+def test_an_optimizer_that_can_not_be_made_is_one_finding(cells, foreign):
+    _, findings, run = cells(foreign + "CannotBeMade")
+    assert [(f.code, f.message) for f in findings] == [("TARGET-RAISED", "RuntimeError: no such licence")]
+    assert not list(run.of_kind("cell"))
+
+
+def test_what_a_target_sets_for_all_of_torch_does_not_reach_the_built_in_work(capture, tmp_path):
+    path = tmp_path / "double_target.py"
+    path.write_text("import torch\ntorch.set_default_dtype(torch.float64)\nclass Mine(torch.optim.SGD):\n    pass\n")
+    try:
+        run, findings = capture("gradients", f"{path}:Mine", scenario="all-grad", mode="as-is")
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert findings == ()
+    assert {o.values["status"] for _, o in run.of_kind("cell")} == {"trained"}
+
+
+def test_the_built_in_cases_have_an_id(cells):
+    _, _, run = cells(None, scenario="all-grad", mode="smart")
+    ((_, case),) = run.of_kind("case")
+    assert len(case.values["id"]) == 16

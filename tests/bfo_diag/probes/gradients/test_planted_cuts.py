@@ -19,6 +19,7 @@ def line_of(file: Path, name: str) -> int:
     return marked[0]
 
 
+@pytest.mark.planted
 @pytest.mark.parametrize(
     ("name", "code", "op", "lost"),
     [
@@ -82,6 +83,7 @@ def test_the_place_where_gradients_were_switched_off_is_named(capture, targets_f
     assert f"switched off at {file}:{block}" in findings[0].message
 
 
+@pytest.mark.healthy
 @pytest.mark.parametrize(
     "target",
     [

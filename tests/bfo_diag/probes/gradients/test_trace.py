@@ -28,6 +28,7 @@ def examine(capture, targets_folder):
     return run
 
 
+@pytest.mark.healthy
 @pytest.mark.parametrize(
     "name",
     [
@@ -53,17 +54,20 @@ def test_no_alarm_where_every_parameter_gets_its_gradient(examine, name):
     assert summary["parameters"]["without_grad"] == []
 
 
+@pytest.mark.planted
 def test_a_cut_behind_a_custom_function_is_the_cut_and_not_the_function(examine):
     _, _, summary, file = examine("custom_function_then_cut", steps=1)
     assert [(cut["op"], cut["line"]) for cut in summary["cuts"]] == [("detach", line_of(file, "after_function"))]
 
 
+@pytest.mark.planted
 def test_a_write_through_data_is_the_cut(examine):
     _, findings, summary, file = examine("through_alias", steps=1)
     assert [(cut["op"], cut["line"]) for cut in summary["cuts"]] == [("copy_", line_of(file, "alias"))]
     assert findings[0].code == "GRAD-CUT-DATA"
 
 
+@pytest.mark.planted
 @pytest.mark.parametrize(
     ("name", "op", "code", "marker"),
     [
@@ -151,6 +155,7 @@ def test_a_parameter_that_the_optimizer_does_not_hold_is_found(examine):
     assert set(said) == {"GRAD-NOT-IN-OPTIMIZER", "GRAD-UNUSED"}
 
 
+@pytest.mark.healthy
 def test_a_step_of_our_own_optimizer_gets_no_alarm(examine):
     _, findings, summary, _ = examine("bfo_step", steps=1)
     assert [f for f in findings if f.severity is not Severity.NOTE] == []
@@ -222,3 +227,38 @@ def test_norms_and_counts_of_a_gradient(gradient, norm, nan, inf):
     assert (stats["nan_count"], stats["inf_count"]) == (nan, inf)
     if norm is not None:
         assert stats["grad_norm"] == pytest.approx(norm, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "severity"),
+    [
+        ("steps_without_backward", "GRAD-STEP-WITHOUT-BACKWARD", Severity.WARNING),
+        ("clears_too_late", "GRAD-CLEARED", Severity.ERROR),
+        ("loss_is_nan", "GRAD-LOSS-NOT-FINITE", Severity.ERROR),
+    ],
+)
+def test_a_step_that_is_wrong_as_a_whole_is_a_finding(examine, name, code, severity):
+    _, findings, _, _ = examine(name)
+    assert (code, severity) in [(f.code, f.severity) for f in findings]
+
+
+def test_a_number_that_may_feed_the_loss_is_named_as_a_guess(examine):
+    _, findings, summary, file = examine("scaled_by_a_number", steps=1)
+    assert [(f.code, f.place.line) for f in findings] == [("GRAD-DROPPED", line_of(file, "factor"))]
+    assert "the cause can't be told for certain" in findings[0].message
+    (cut,) = summary["cuts"]
+    assert (cut["op"], cut["line"], cut["certain"]) == ("item", line_of(file, "factor"), False)
+    assert set(cut["parameters"]) == {"second.weight", "second.bias"}
+
+
+@pytest.mark.parametrize("name", ["wraps_an_object", "empty_cell"])
+def test_odd_functions_are_examined_too(examine, name):
+    _, findings, summary, _ = examine(name, steps=1)
+    assert findings == ()
+    assert len(summary["parameters"]["with_grad"]) == 2
+
+
+def test_a_bare_tensor_names_the_line_that_froze_it(examine):
+    _, findings, _, file = examine("frozen_at_import", steps=1)
+    (frozen,) = [f for f in findings if f.code == "GRAD-FROZEN"]
+    assert (frozen.place.line, frozen.severity) == (line_of(file, "frozen_tensor"), Severity.NOTE)
