@@ -167,6 +167,13 @@ ENTRIES = (
         fix="look for a logarithm or root of a negative number, a division by zero, or an overflow",
     ),
     Entry(
+        "GRAD-STALE",
+        _WARNING,
+        why="the optimizer was made from parameters that the model does not have any more.",
+        fix="make the optimizer after the last change to the model (new layers, a copy, to(device)), from its "
+        "parameters()",
+    ),
+    Entry(
         "GRAD-INTERMITTENT",
         _NOTE,
         why="the parameter got a gradient in one step and none in a later one.",

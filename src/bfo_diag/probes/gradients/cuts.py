@@ -196,6 +196,7 @@ def leaf_values(leaf: Leaf, status: str, *, in_optimizer: bool | None, left: dic
         "dtype": str(leaf.tensor.dtype).removeprefix("torch."),
         "requires_grad": leaf.tensor.requires_grad,
         "in_optimizer": in_optimizer,
+        "stale": leaf.stale,
         "used_at": _at(leaf.used_at),
         "frozen_at": _at(leaf.frozen_at),
         "left_torch": left if status == "dropped" else None,

@@ -181,7 +181,8 @@ def _weight_of_cut(parameters: list[dict[str, Any]], reason: str, *, candidates:
 def _no_operation_to_blame(run: Run, found: dict[str, History], without: dict[str, History]) -> Iterator[Finding]:
     by_status: dict[str, list[History]] = defaultdict(list)
     for history in without.values():
-        by_status[str(history.last.get("status"))].append(history)
+        status = str(history.last.get("status"))
+        by_status["stale" if status == "unused" and history.last.get("stale") else status].append(history)
     frozen = by_status.pop("frozen", [])
     if frozen and len(frozen) == len(found):
         yield _of("GRAD-ALL-FROZEN", frozen, f"none of the {len(frozen)} parameters requires grad")
@@ -193,6 +194,7 @@ def _no_operation_to_blame(run: Run, found: dict[str, History], without: dict[st
             where = f", set at {at}" if at else "; where that was set was not seen"
             yield _of("GRAD-FROZEN", members, f"requires_grad is False{where}", at=at)
     for status, code, said in (
+        ("stale", "GRAD-STALE", "the optimizer holds it, and no operation of the step uses it"),
         ("unused", "GRAD-UNUSED", "no operation of the step uses it (other threads are not seen)"),
         ("dropped", "GRAD-DROPPED", "it is used, but nothing computed from it reaches the loss"),
         ("no_backward", "GRAD-NO-BACKWARD", "the step ran no backward pass and returned no loss tensor"),

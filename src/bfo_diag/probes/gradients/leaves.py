@@ -24,6 +24,8 @@ class Leaf:
     """Given by the case, or by a variable that its step can see: the leaf lasts from step to step."""
     fallback_name: str | None = None
     """Where there is no name: what the running code calls it."""
+    replaced: bool = False
+    """Whether its name belongs to another tensor now."""
     held_as: str | None = None
     """Where an optimizer holds it."""
     optimized: bool = False
@@ -47,6 +49,11 @@ class Leaf:
     def is_parameter(self) -> bool:
         """Whether it is there to be trained, and not an input that a step asks a gradient of."""
         return self.name is not None or self.optimized or isinstance(self.tensor, torch.nn.Parameter)
+
+    @property
+    def stale(self) -> bool:
+        """Whether an optimizer holds it and nothing else that is known."""
+        return self.optimized and (self.replaced or (self.name is None and self.fallback_name is None))
 
     @property
     def shown(self) -> str:
@@ -119,6 +126,7 @@ class Leaves:
             holder.name, holder.fallback_name = None, None
             del self._names[name]
             if holder.optimized:
+                holder.replaced = True
                 holder.fallback_name = self._free(f"{name}, as the optimizer holds it", holder)
             else:
                 self._forget(holder)

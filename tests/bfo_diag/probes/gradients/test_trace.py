@@ -152,7 +152,7 @@ def test_a_parameter_that_the_optimizer_does_not_hold_is_found(examine):
     _, findings, _, _ = examine("wrong_optimizer", steps=1)
     said = {f.code: f for f in findings}
     assert "weight" in said["GRAD-NOT-IN-OPTIMIZER"].message
-    assert set(said) == {"GRAD-NOT-IN-OPTIMIZER", "GRAD-UNUSED"}
+    assert set(said) == {"GRAD-NOT-IN-OPTIMIZER", "GRAD-STALE"}
 
 
 @pytest.mark.healthy
