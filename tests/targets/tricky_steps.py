@@ -356,3 +356,10 @@ frozen_optimizer = torch.optim.SGD([frozen_tensor], lr=0.1)
 def frozen_at_import():
     frozen_optimizer.zero_grad()
     return third(inputs).sum() + (inputs @ frozen_tensor).sum()
+
+
+def edge_of_the_graph():
+    hidden = third(inputs)
+    edge = torch.autograd.graph.get_gradient_edge(hidden)
+    (slope,) = torch.autograd.grad((hidden * 3).sum(), (edge,), retain_graph=True)
+    (hidden * slope).sum().backward()

@@ -81,11 +81,11 @@ def why_missing(function: type | None, *, inputs_given: bool) -> Missing:
     if inputs_given:
         return Missing("not_asked")
     if function is not None:
-        return Missing("function", f"{function.__name__}.backward", frames.of_function(vars_of(function)))
+        return Missing("function", f"{function.__name__}.backward", frames.of_function(backward_of(function)))
     return Missing("unknown")
 
 
-def vars_of(function: type) -> object:
+def backward_of(function: type) -> object:
     """Return the plain function behind a Function's static `backward`."""
     backward = getattr(function, "backward", None)
     return getattr(backward, "__wrapped__", backward)

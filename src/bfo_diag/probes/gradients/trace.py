@@ -272,7 +272,9 @@ class Trace(TorchFunctionMode):
         result = call_through(func, args, kwargs)
         given: dict[int, torch.Tensor] = {}
         if is_grad:
-            given = {id(tensor): g for tensor, g in zip(wanted, result, strict=True) if g is not None}
+            # (An edge of the graph among the inputs is no tensor: then there is nothing to pair.)
+            pairs = zip(wanted, result, strict=True) if len(wanted) == len(result) else ()
+            given = {id(tensor): g for tensor, g in pairs if g is not None}
             record.reached = bits(leaf.index for leaf in self.leaves.all() if id(leaf.tensor) in given)
         else:
             record.reached = changes.reached(in_graph)

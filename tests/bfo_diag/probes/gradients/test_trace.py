@@ -262,3 +262,9 @@ def test_a_bare_tensor_names_the_line_that_froze_it(examine):
     _, findings, _, file = examine("frozen_at_import", steps=1)
     (frozen,) = [f for f in findings if f.code == "GRAD-FROZEN"]
     assert (frozen.place.line, frozen.severity) == (line_of(file, "frozen_tensor"), Severity.NOTE)
+
+
+def test_an_edge_of_the_graph_as_an_input_is_taken(examine):
+    _, findings, summary, _ = examine("edge_of_the_graph", steps=1)
+    assert findings == ()
+    assert set(summary["parameters"]["with_grad"]) == {"third.weight", "third.bias"}
