@@ -267,4 +267,4 @@ def test_a_bare_tensor_names_the_line_that_froze_it(examine):
 def test_an_edge_of_the_graph_as_an_input_is_taken(examine):
     _, findings, summary, _ = examine("edge_of_the_graph", steps=1)
     assert findings == ()
-    assert set(summary["parameters"]["with_grad"]) == {"third.weight", "third.bias"}
+    assert set(summary["parameters"]["with_grad"]) == {"weight", "bias"}
