@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from bfo_diag import child, report
-from bfo_diag.probes import load_all
-from bfo_diag.records import CaseRecord, Finding, Observation, Outcome, Run, RunHeader
+from bfo_diag import api
+from bfo_diag.records import Finding, Run
 
 TARGETS = Path(__file__).parent / "targets"
 Capture = Callable[..., tuple[Run, tuple[Finding, ...]]]
@@ -33,17 +32,11 @@ def fresh_imports() -> Iterator[None]:
 def capture(fresh_imports: None) -> Capture:
     """Run a probe in this process on a target, and return the run with its findings."""
 
-    def run_probe(
-        probe_name: str, target: str | None, *, inputs: tuple[str, ...] = (), device: str = "cpu", **options: object
-    ):
-        probe = load_all()[probe_name]
-        request = child.LazyTarget(target, inputs, device, 0)
-        header = RunHeader("test", probe_name, (), "2026-01-01T00:00:00Z", CaseRecord("0", "case"))
+    def run_probe(probe_name: str, target: str | None, **options: object):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a target may warn as it likes
-            seen = tuple(Observation.from_json(o.to_json()) for o in probe.capture(request, **options))
-        run = Run(header, seen, Outcome.COMPLETE)
-        return run, report.findings(run, probe)
+            seen = api.examine(probe_name, target, **options)
+        return seen.run, seen.findings
 
     return run_probe
 

@@ -1,6 +1,7 @@
 """What runs in the child process: one probe on one target, its facts written to the log as they come.
 
 Started by `runner.py` as `python -m bfo_diag.child FOLDER`; what it has to do stands in `FOLDER/raw/spec.json`.
+A probe that has parts conducts them from there: each is `python -m bfo_diag.child FOLDER PART.json`.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -22,9 +23,10 @@ from typing import Any
 from bfo_diag import environment, frames, targets
 from bfo_diag.attempt import TimeLimitReached, describe
 from bfo_diag.errors import DiagError, WorkspaceError
-from bfo_diag.probes import load_all
-from bfo_diag.records import Observation, loads
-from bfo_diag.store import RAW_FOLDER, ObservationWriter
+from bfo_diag.parts import Parts
+from bfo_diag.probes import PartResult, Probe, Progress, load_all
+from bfo_diag.records import JSONValue, Observation, loads
+from bfo_diag.store import RAW_FOLDER, ObservationWriter, write_progress
 
 SPEC_FILE = "spec.json"
 EXIT_LOG_UNWRITABLE = 72
@@ -32,19 +34,26 @@ EXIT_LOG_UNWRITABLE = 72
 
 
 @dataclass(frozen=True)
-class LazyTarget:
+class ChildRequest:
     """A `probes.Request`: the probe decides when the target's code is imported."""
 
     text: str | None
     inputs: tuple[str, ...]
     device: str
     seed: int
+    parts: Parts | None = None
 
     def load(self) -> targets.Target:
         """Import the target."""
         if self.text is None:
             raise DiagError("there is no TARGET")
         return targets.load(self.text, inputs=self.inputs, device=self.device, seed=self.seed)
+
+    def part(self, name: str, options: Mapping[str, JSONValue], **how: Any) -> PartResult:
+        """Have a part done in a process of its own."""
+        if self.parts is None:
+            raise DiagError(f"{name}: a part has no parts")
+        return self.parts.run(name, options, **how)
 
 
 @contextmanager
@@ -73,46 +82,67 @@ def _die_with_parent() -> None:
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
-def run(folder: Path) -> int:
-    """Run the probe; everything that happens becomes an observation."""
-    spec: dict[str, Any] = loads((folder / RAW_FOLDER / SPEC_FILE).read_bytes())
+def run(folder: Path, part_file: Path | None = None) -> int:
+    """Run the probe, or the part of it that `part_file` describes; everything that happens becomes an observation."""
+    spec: dict[str, Any] = loads((part_file or folder / RAW_FOLDER / SPEC_FILE).read_bytes())
+    probe = load_all()[spec["probe"]]
+    labels: dict[str, JSONValue] = spec.get("labels", {})
+    conducts = bool(probe.parts) and part_file is None
     with ObservationWriter(folder) as log:
+
+        def write(observation: Observation) -> None:
+            log.write(replace(observation, values={**observation.values, **labels}) if labels else observation)
+
         # First of all, so that the parent's clock starts when the target can.
-        log.write(Observation("environment", environment.devices()))
+        if not conducts and spec.get("first", True):
+            log.write(Observation("environment", environment.devices()))
+        elif part_file is not None:
+            import torch  # noqa: F401 - its time is not the target's
+
+            write(Observation("part_started"))
         try:
-            with time_limit(spec["timeout"]):
-                _capture(spec, log)
+            with time_limit(None if conducts else spec["timeout"]):
+                _capture(probe, spec, write, folder, Parts(folder, spec, log) if conducts else None)
         except TimeLimitReached:
-            log.write(Observation("timed_out", {"phase": "between steps"}))
+            if not conducts:  # else the part has said so
+                write(Observation("timed_out", {"phase": "between steps"}))
         except WorkspaceError:
             raise
         except DiagError as error:
-            log.write(
+            write(
                 Observation(
                     "refused",
                     {"message": error.message, "mend": error.mend, "detail": error.detail, "exit": error.exit_code},
                 )
             )
         except Exception as error:  # noqa: BLE001 - the outermost frame of the process: it goes on record
-            log.write(describe(error).observation("probe"))
+            write(describe(error).observation("probe"))
             sys.excepthook(*sys.exc_info())
-        log.write(Observation("end"))
+        write(Observation("end" if part_file is None else "part_ended"))
     return 0
 
 
-def _capture(spec: dict[str, Any], log: ObservationWriter) -> None:
-    probe = load_all()[spec["probe"]]
-    request = LazyTarget(text=spec["target"], inputs=tuple(spec["inputs"]), device=spec["device"], seed=spec["seed"])
-    targets.check_device(request.device)
-    for observation in probe.capture(request, **spec["options"]):
-        log.write(observation)
+def _capture(
+    probe: Probe, spec: dict[str, Any], write: Callable[[Observation], None], folder: Path, parts: Parts | None
+) -> None:
+    request = ChildRequest(
+        text=spec["target"], inputs=tuple(spec["inputs"]), device=spec["device"], seed=spec["seed"], parts=parts
+    )
+    capture = probe.capture if "part" not in spec else probe.parts[spec["part"]]
+    if parts is None:
+        targets.check_device(request.device)
+    for said in capture(request, **spec["options"]):
+        if isinstance(said, Progress):
+            write_progress(folder, vars(said))
+        else:
+            write(said)
 
 
 def main() -> None:
     """Be the child process, and end without waiting for threads that the target left behind."""
     _die_with_parent()
     try:
-        status = run(Path(sys.argv[1]))
+        status = run(*map(Path, sys.argv[1:3]))
     except WorkspaceError as error:
         sys.stderr.write(f"{error.message}\n")
         status = EXIT_LOG_UNWRITABLE

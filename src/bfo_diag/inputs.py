@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from bfo_diag.attempt import call_through
@@ -88,20 +89,49 @@ def module_case(module: torch.nn.Module, specs: tuple[str, ...], device: str, se
             f"{error}",
             mend="give one --input for each argument of forward",
         ) from error
+    step = ModuleStep(module, tuple(inputs), device, seed)
+    return Case(step=step, model=module, inputs=inputs, name=type(module).__name__)
 
-    def step() -> torch.Tensor:
-        module.zero_grad()
-        outputs = _float_outputs(call_through(module, tuple(inputs), {}))
-        if not outputs:
-            raise TargetLoadError(
-                f"{type(module).__name__}.forward returned no floating-point tensor to go back from",
-                mend="name a step of your own that computes a loss",
-            )
-        loss = torch.zeros((), device=device)
-        for output in outputs:
-            cotangent = torch.randn(output.shape, generator=torch.Generator().manual_seed(seed)).to(output)
-            loss = loss + (output * cotangent).sum().abs()
+
+class ModuleStep:
+    """A step of a module that has only inputs: forward, and backward from a random projection of its outputs."""
+
+    def __init__(self, module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], device: str, seed: int) -> None:
+        self.module = module
+        self.inputs = inputs
+        self._device = device
+        self._seed = seed
+
+    def __call__(self) -> torch.Tensor:
+        """Run the step, and return its loss."""
+        loss = self._loss(self.module)
         loss.backward()
         return loss
 
-    return Case(step=step, model=module, inputs=inputs, name=type(module).__name__)
+    def through(self, forward: Callable[..., object]) -> torch.Tensor:
+        """Run the step with `forward` in place of the module (its compiled form, say), backward where there is a graph.
+
+        Raises:
+            TargetLoadError: forward returned nothing to go back from.
+        """
+        loss = self._loss(forward)
+        if loss.requires_grad:
+            loss.backward()
+        return loss
+
+    def _loss(self, forward: Callable[..., object]) -> torch.Tensor:
+        import torch
+
+        self.module.zero_grad()
+        outputs = _float_outputs(call_through(forward, self.inputs, {}))
+        if not outputs:
+            raise TargetLoadError(
+                f"{type(self.module).__name__}.forward returned no floating-point tensor to go back from",
+                mend="name a step of your own that computes a loss",
+            )
+        loss = torch.zeros((), device=self._device)
+        for output in outputs:
+            noise = torch.Generator().manual_seed(self._seed)
+            cotangent = torch.randn(output.shape, generator=noise).to(output)
+            loss = loss + (output * cotangent).sum().abs()
+        return loss

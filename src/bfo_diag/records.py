@@ -276,6 +276,14 @@ class Finding:
     url: str = ""
     place: Place | None = None
     evidence: tuple[int, ...] = ()
+    gates: tuple[str, ...] | None = None
+    """At which values of --fail-on it makes the exit code 1; None: at its severity and each one below."""
+
+    def fails_at(self, gate: str) -> bool:
+        """Whether the finding makes the exit code 1 under `--fail-on gate`."""
+        if self.gates is not None:
+            return gate in self.gates
+        return gate in [severity.value for severity in Severity if severity.rank <= self.severity.rank]
 
     def to_json(self) -> dict[str, JSONValue]:
         """Return the finding in the shape of the `--json` document."""
@@ -291,6 +299,7 @@ class Finding:
             "fix": self.fix,
             "url": self.url,
             "evidence": list(self.evidence),
+            **({} if self.gates is None else {"gates": list(self.gates)}),
         }
 
     @classmethod
@@ -310,7 +319,16 @@ class Finding:
             url=_text(fields, "url", "finding"),
             place=None if place == Place() else place,
             evidence=tuple(fields.get("evidence", ())),
+            gates=None if fields.get("gates") is None else tuple(fields["gates"]),
         )
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of a table that is to catch the eye (`bad`), or not to (`muted`)."""
+
+    text: str
+    tone: str = ""
 
 
 @dataclass(frozen=True)
@@ -319,7 +337,7 @@ class Table:
 
     title: str
     columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
+    rows: tuple[tuple[str | Cell, ...], ...]
     caption: str = ""
 
 
@@ -339,17 +357,25 @@ class Case:
     """What is examined, live: made afresh by a factory, so that each measurement begins from the same state.
 
     A factory of yours returns one: `Case(step=train_step, model=model, optimizer=optimizer)`.
-    `step` takes no arguments, runs one training step, and may return its loss. Names of parameters come from
-    `model` (one module, or a dict of name to module), and from `parameters` for bare tensors.
+    `step` runs one training step, and may return its loss. It takes no arguments, or those of `calls`: one tuple
+    for each call in turn, from the first again after the last (batches of several shapes, say). Names of parameters
+    come from `model` (one module, or a dict of name to module), and from `parameters` for bare tensors.
     """
 
-    step: Callable[[], Any]
+    step: Callable[..., Any]
     model: Any = None
     optimizer: Any = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
     inputs: Sequence[Any] = ()
     name: str = ""
+    calls: Sequence[tuple[Any, ...]] = ()
 
     def __post_init__(self) -> None:
         if not callable(self.step):
-            raise TypeError(f"Case(step=...) must be a callable without arguments, not {type(self.step).__name__}")
+            raise TypeError(f"Case(step=...) must be a callable, not {type(self.step).__name__}")
+        if not all(isinstance(arguments, tuple) for arguments in self.calls):
+            raise TypeError("Case(calls=...) must be tuples: the arguments of step at each call")
+
+    def arguments(self, call: int) -> tuple[Any, ...]:
+        """Return the arguments of step at a call, counted from 0."""
+        return self.calls[call % len(self.calls)] if self.calls else ()

@@ -40,12 +40,7 @@ def _of_the_run(run: Run) -> list[Finding]:
     return found
 
 
-def measured(run: Run, probe: Probe) -> bool:
-    """Whether there is one fact to judge."""
-    return any(observation.kind in probe.measured for observation in run.observations)
-
-
-def exit_code(run: Run, probe: Probe, found: tuple[Finding, ...], *, fail_on: Severity | None) -> ExitCode:
+def exit_code(run: Run, probe: Probe, found: tuple[Finding, ...], *, fail_on: tuple[str, ...]) -> ExitCode:
     """Return what the process ends with. How the run ended comes before what was found."""
     codes = {finding.code for finding in found}
     if run.outcome is Outcome.INTERRUPTED:
@@ -54,18 +49,17 @@ def exit_code(run: Run, probe: Probe, found: tuple[Finding, ...], *, fail_on: Se
         return ExitCode.DEFECT
     if codes & {"TARGET-RAISED", "TARGET-DIED", "TARGET-TIMED-OUT"}:
         return ExitCode.TARGET_RAISED
-    if not measured(run, probe):
+    if not probe.measured(run):
         return ExitCode.NOTHING_MEASURED
-    if fail_on is not None and any(finding.severity.rank >= fail_on.rank for finding in found):
+    if any(finding.fails_at(gate) for finding in found for gate in fail_on):
         return ExitCode.FINDING
     return ExitCode.CLEAN
 
 
 def build(run: Run, probe: Probe, found: tuple[Finding, ...]) -> Report:
     """Return what a renderer shows."""
-    verdict = probe.verdict(run, found) if measured(run, probe) else "Nothing was measured."
     return Report(
-        verdict=verdict,
+        verdict=probe.verdict(run, found),
         clean=not any(finding.severity.rank >= Severity.WARNING.rank for finding in found),
         tables=tuple(probe.tables(run)),
         findings=found,

@@ -19,14 +19,13 @@ from typing import Any
 from bfo_diag import environment, store
 from bfo_diag.child import EXIT_LOG_UNWRITABLE, SPEC_FILE
 from bfo_diag.errors import DiagError, ExitCode, WorkspaceError
+from bfo_diag.parts import STARTUP_S
 from bfo_diag.probes import Probe
 from bfo_diag.records import CaseRecord, JSONValue, Observation, Outcome, Run, dumps
 from bfo_diag.workspace import Workspace
 
 GRACE_S = 5.0
 """How long after --timeout a child that does not stop by itself is killed."""
-STARTUP_S = 120.0
-"""How long a child may take to import torch before it counts as hung (a cold disk is slow)."""
 _POLL_S = 0.05
 
 
@@ -92,7 +91,9 @@ def run(job: Job, workspace: Workspace, *, progress: Progress | None = None) -> 
     outcome: Outcome | None = None
     interrupted = False
     try:
-        outcome = _watch(child, folder, job.timeout, progress)
+        # A child that conducts parts keeps the time itself, and their start-up is not the target's.
+        grace = GRACE_S + (STARTUP_S if job.probe.parts else 0)
+        outcome = _watch(child, folder, None if job.timeout is None else job.timeout + grace, progress)
     except KeyboardInterrupt:
         interrupted = True
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # from here on the log is brought to its end
@@ -108,9 +109,9 @@ def run(job: Job, workspace: Workspace, *, progress: Progress | None = None) -> 
 
 
 def _watch(
-    child: subprocess.Popen[bytes], folder: Path, timeout: float | None, progress: Progress | None
+    child: subprocess.Popen[bytes], folder: Path, longest: float | None, progress: Progress | None
 ) -> Outcome | None:
-    """Wait for the child; return TIMED_OUT where it had to be killed."""
+    """Wait for the child; return TIMED_OUT where it had to be killed, `longest` seconds after its target started."""
     observations = folder / store.OBSERVATIONS_FILE
     started = time.monotonic()
     target_started: float | None = None
@@ -126,12 +127,12 @@ def _watch(
             target_started = now
         if progress is not None:
             progress(folder)
-        if timeout is None:
+        if longest is None:
             continue
         if target_started is None:
             late = now - started > STARTUP_S
         else:
-            late = now - target_started > timeout + GRACE_S
+            late = now - target_started > longest
         if late:
             return Outcome.TIMED_OUT
 
@@ -178,7 +179,7 @@ def _how_it_ended(child: subprocess.Popen[bytes], folder: Path, killed: Outcome 
         return Outcome.CRASHED
     if "timed_out" in kinds:
         return Outcome.TIMED_OUT
-    return Outcome.CRASHED if kinds & {"raised", "refused"} else Outcome.COMPLETE
+    return Outcome.CRASHED if kinds & {"raised", "refused", "died"} else Outcome.COMPLETE
 
 
 def _last_words(folder: Path) -> dict[str, JSONValue]:

@@ -6,9 +6,10 @@ A kill at any moment leaves a readable log: `run.json` is replaced in one step, 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timezone
@@ -22,6 +23,7 @@ from bfo_diag.workspace import Workspace
 RUN_FILE = "run.json"
 OBSERVATIONS_FILE = "observations.jsonl"
 RAW_FOLDER = "raw"
+PROGRESS_FILE = "progress.json"
 
 
 @contextmanager
@@ -56,7 +58,11 @@ class ObservationWriter:
         self._path = folder / OBSERVATIONS_FILE
         with _writing(self._path):
             self._descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-            # A line that a killed writer cut short must not swallow the next one.
+        self.end_line()
+
+    def end_line(self) -> None:
+        """End a line that a killed writer cut short, so that it does not swallow the next one."""
+        with _writing(self._path):
             if not _ends_with_newline(self._path):
                 os.write(self._descriptor, b"\n")
 
@@ -84,6 +90,35 @@ class ObservationWriter:
     ) -> None:
         """Close the file."""
         self.close()
+
+
+class ObservationReader:
+    """Reads what is appended to a log from a moment on."""
+
+    def __init__(self, folder: Path, *, from_the_end: bool = False) -> None:
+        self._path = folder / OBSERVATIONS_FILE
+        self._offset = self._size() if from_the_end else 0
+
+    def _size(self) -> int:
+        return self._path.stat().st_size if self._path.exists() else 0
+
+    def grew(self) -> bool:
+        """Whether there is something new."""
+        return self._size() > self._offset
+
+    def read(self) -> tuple[Observation, ...]:
+        """Return the new observations; what is damaged is told by the reader of the whole run."""
+        if not self.grew():
+            return ()
+        with self._path.open("rb") as log:
+            log.seek(self._offset)
+            new = log.read()
+        self._offset += len(new)
+        found: list[Observation] = []
+        for line in new.splitlines():
+            with contextlib.suppress(RecordError):
+                found.append(Observation.from_json(loads(line)))
+        return tuple(found)
 
 
 def utc_now() -> datetime:
@@ -140,6 +175,24 @@ def write_header(folder: Path, header: RunHeader, outcome: Outcome) -> None:
         except OSError:
             partial.unlink(missing_ok=True)
             raise
+
+
+def write_progress(folder: Path, said: Mapping[str, JSONValue]) -> None:
+    """Say how far the run is. It is no fact of the run: what can't be written is left out."""
+    path = folder / RAW_FOLDER / PROGRESS_FILE
+    partial = path.with_suffix(f".{os.getpid()}")
+    with contextlib.suppress(OSError):
+        partial.write_text(dumps(said), "utf-8")
+        partial.replace(path)
+
+
+def read_progress(folder: Path) -> dict[str, JSONValue] | None:
+    """Return what `write_progress` said last: done, total, doing, left_s."""
+    try:
+        said = loads((folder / RAW_FOLDER / PROGRESS_FILE).read_bytes())
+    except (OSError, RecordError):
+        return None
+    return said if isinstance(said, dict) else None
 
 
 def finish(folder: Path, header: RunHeader, outcome: Outcome) -> Run:

@@ -126,24 +126,29 @@ def load(text: str, *, inputs: tuple[str, ...] = (), device: str = "cpu", seed: 
     value = _attribute(module, name, text)
     kind = _kind(value, text, inputs)
     file, line = _definition(value, module)
-    return Target(
-        record=CaseRecord(
-            id=case_id(text, file, inputs, device, seed),
-            name=f"{Path(where).stem if from_file else where.rpartition('.')[2]}-{name}",
-            target=text,
-            kind=kind,
-            file=file,
-            line=line,
-            inputs=inputs,
-            device=device,
-            seed=seed,
-        ),
-        kind=kind,
-        value=value,
-        inputs=inputs,
-        device=device,
-        seed=seed,
-    )
+    identity = case_id(text, file, inputs, device, seed)
+    shown = f"{Path(where).stem if from_file else where.rpartition('.')[2]}-{name}"
+    record = CaseRecord(identity, shown, text, kind, file, line, inputs, device, seed)
+    return Target(record, kind, value, inputs, device, seed)
+
+
+def of_value(value: Any, *, inputs: tuple[str, ...] = (), device: str = "cpu", seed: int = 0) -> Target:
+    """Return the target that an object of this process is: a step, a factory, a module, an optimizer class.
+
+    Raises:
+        TargetLoadError: it can't be examined, a device that is not there, or a malformed input.
+    """
+    import torch
+
+    check_device(device)
+    for spec in inputs:
+        parse_input(spec)
+    torch.manual_seed(seed)
+    name = getattr(value, "__name__", type(value).__name__)
+    kind = _kind(value, name, inputs)
+    file, line = _definition(value, None)
+    record = CaseRecord(case_id(name, file, inputs, device, seed), name, name, kind, file, line, inputs, device, seed)
+    return Target(record, kind, value, inputs, device, seed)
 
 
 def case_id(target: str, file: str | None, inputs: tuple[str, ...], device: str, seed: int) -> str:
@@ -321,7 +326,7 @@ def _refuse_arguments(value: Any, text: str, why: str) -> None:
         )
 
 
-def _definition(value: Any, module: ModuleType) -> tuple[str | None, int | None]:
+def _definition(value: Any, module: ModuleType | None) -> tuple[str | None, int | None]:
     thing = value.func if isinstance(value, functools.partial) else value
     thing = inspect.unwrap(thing) if callable(thing) and not inspect.isclass(thing) else thing
     if not (inspect.isfunction(thing) or inspect.ismethod(thing) or inspect.isclass(thing)):
@@ -330,5 +335,5 @@ def _definition(value: Any, module: ModuleType) -> tuple[str | None, int | None]
         file = inspect.getsourcefile(thing)
         line = inspect.getsourcelines(thing)[1]
     except (OSError, TypeError):
-        return module.__file__, None
+        return None if module is None else module.__file__, None
     return file, line

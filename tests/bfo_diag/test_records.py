@@ -98,5 +98,5 @@ def test_a_foreign_observation_is_refused_by_name(data, said):
 
 
 def test_a_case_wants_a_callable():
-    with pytest.raises(TypeError, match="callable without arguments, not int"):
+    with pytest.raises(TypeError, match="must be a callable, not int"):
         Case(step=3)

@@ -5,7 +5,7 @@ import pytest
 from bfo_diag import report
 from bfo_diag.errors import ExitCode
 from bfo_diag.probes import load_all
-from bfo_diag.records import CaseRecord, Observation, Outcome, Place, Run, RunHeader, Severity
+from bfo_diag.records import CaseRecord, Observation, Outcome, Place, Run, RunHeader
 
 PROBE = load_all()["gradients"]
 PARAMETER = Observation(
@@ -41,7 +41,7 @@ def raised(*, by_target: bool) -> Observation:
 def test_the_exit_code_says_first_how_the_run_ended_and_then_what_was_found(observations, outcome, code):
     run = run_of(*observations, outcome=outcome)
     found = report.findings(run, PROBE)
-    assert report.exit_code(run, PROBE, found, fail_on=Severity.WARNING) is code
+    assert report.exit_code(run, PROBE, found, fail_on=("warning",)) is code
 
 
 def test_findings_come_gravest_first_and_point_to_their_lines():

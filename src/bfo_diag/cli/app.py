@@ -18,7 +18,7 @@ from bfo_diag.probes import load_all
 
 app = typer.Typer(
     name="bfo-diag",
-    help="Why a PyTorch training step gets no gradient, with the line that cut it and the mend.",
+    help="Why a PyTorch training step gets no gradient, why it does not compile, and whether compiling it pays.",
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
@@ -39,7 +39,7 @@ def _version(wanted: bool) -> None:
 def _root(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which.")] = False,
 ) -> None:
-    """Find out where a gradient went."""
+    """Find out where a gradient went, what broke the graph, and what compiling is worth."""
 
 
 for _probe in load_all().values():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,13 +19,7 @@ if TYPE_CHECKING:
     from bfo_diag.records import Run
 
 
-class FailOn(str, Enum):
-    """The least severity that makes the exit code 1."""
-
-    NOTE = "note"
-    WARNING = "warning"
-    ERROR = "error"
-    NONE = "none"
+_SEVERITIES = "note", "warning", "error"
 
 
 def _common(
@@ -57,9 +50,7 @@ def _common(
             min=0.1, help="Seconds the target may run; what was seen until then is judged.", show_default="none"
         ),
     ] = None,
-    fail_on: Annotated[
-        FailOn, typer.Option(help="Exit with 1 at a finding of this severity or above.")
-    ] = FailOn.WARNING,
+    fail_on: Annotated[str, typer.Option()] = "warning",
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, and nothing else.")] = False,
     workspace: Annotated[
         Path | None,
@@ -76,6 +67,9 @@ def probe_command(probe: Probe) -> Callable[..., None]:
     # (Not typing.get_type_hints: on Python 3.10 it wraps what defaults to None, and typer's metadata is lost.)
     own = dict(list(inspect.signature(probe.capture, eval_str=True).parameters.items())[1:])
     common = dict(inspect.signature(_common, eval_str=True).parameters)
+    for name, default in {**probe.defaults, "fail_on": probe.fail_on}.items():
+        common[name] = common[name].replace(default=default)
+    common["fail_on"] = common["fail_on"].replace(annotation=Annotated[str, typer.Option(help=_fail_on_help(probe))])
 
     def command(**given: Any) -> None:
         options = {name: given.pop(name) for name in own}
@@ -90,6 +84,29 @@ def probe_command(probe: Probe) -> Callable[..., None]:
     return command
 
 
+def _fail_on_help(probe: Probe) -> str:
+    names = ", ".join((*probe.gates, "none"))
+    if probe.gates == _SEVERITIES:
+        return f"Exit with 1 at a finding of this severity or above: {names}."
+    return f"Exit with 1 at one of these: {names}; several with commas."
+
+
+def _gates(probe: Probe, text: str) -> tuple[str, ...]:
+    """Return what --fail-on names.
+
+    Raises:
+        DiagError: a name that the probe does not know.
+    """
+    names = tuple(part.strip() for part in text.split(",") if part.strip())
+    wrong = [name for name in names if name not in (*probe.gates, "none")]
+    if wrong or not names:
+        raise DiagError(
+            f"--fail-on {', '.join(wrong) or repr(text)} is not known",
+            mend=f"choose from {', '.join(probe.gates)}, or none",
+        )
+    return () if "none" in names else names
+
+
 def _run(
     probe: Probe,
     options: dict[str, Any],
@@ -99,20 +116,21 @@ def _run(
     device: str,
     seed: int,
     timeout: float | None,
-    fail_on: FailOn,
+    fail_on: str,
     json: bool,
     workspace: Path | None,
 ) -> ExitCode:
     # Imported here, so that --help costs no more than typer and rich do.
     from bfo_diag import report, runner, targets
     from bfo_diag.cli.progress import watching
-    from bfo_diag.records import Severity, dumps
+    from bfo_diag.records import dumps
     from bfo_diag.render import console as rendering
     from bfo_diag.workspace import Workspace
 
     errors = rendering.console(stderr=True)
     out = errors if json else rendering.console()
     try:
+        gates = _gates(probe, fail_on)
         if target is not None:
             targets.check(target)
         elif input:
@@ -150,8 +168,7 @@ def _run(
         rendering.show(report.build(run, probe, found), out)
         _show_traceback(run, errors)
     rendering.show_written(folder, out)
-    least = None if fail_on is FailOn.NONE else Severity(fail_on.value)
-    return report.exit_code(run, probe, found, fail_on=least)
+    return report.exit_code(run, probe, found, fail_on=gates)
 
 
 def _show_traceback(run: Run, errors: Console) -> None:

@@ -7,40 +7,41 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from bfo_diag.records import loads
-from bfo_diag.store import OBSERVATIONS_FILE
+from bfo_diag.render.console import clean
+from bfo_diag.store import read_progress
 
 
 class _Follower:
-    """Counts the lines of a growing log, reading each byte once."""
+    """Shows what the run's process last said of itself."""
 
     def __init__(self, bar: Progress, name: str) -> None:
         self._bar = bar
-        self._task = bar.add_task(f"{name}: starting torch", total=None)
+        self._task = bar.add_task(f"{name}: starting torch", total=None, left="")
         self._name = name
-        self._read = 0
-        self._cells = 0
-        self._total: int | None = None
 
     def __call__(self, folder: Path) -> None:
-        """Look at what was written since the last call."""
-        path = folder / OBSERVATIONS_FILE
-        if not path.exists():
+        """Look at what it says now."""
+        said = read_progress(folder)
+        if said is None:
             return
-        with path.open("rb") as log:
-            log.seek(self._read)
-            new = log.read()
-        whole = new.rfind(b"\n") + 1
-        self._read += whole
-        for line in new[:whole].splitlines():
-            if b'"kind": "plan"' in line:
-                self._total = loads(line)["values"]["cells"]
-            elif b'"kind": "cell"' in line or b'"kind": "step"' in line:
-                self._cells += 1
-        if whole:
-            self._bar.update(self._task, description=self._name, completed=self._cells, total=self._total)
+        count = f" {said['done']}/{said['total']}" if said["total"] else ""
+        left = "" if said["left_s"] is None else f"about {duration(said['left_s'])} left"
+        self._bar.update(
+            self._task,
+            description=f"{self._name}{count}: {clean(said['doing'])}",
+            completed=said["done"],
+            total=said["total"],
+            left=left,
+        )
+
+
+def duration(seconds: float) -> str:
+    """Return `42 s`, `3 min` or `2.5 h`."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 @contextmanager
@@ -51,10 +52,10 @@ def watching(out: Console, name: str) -> Iterator[Callable[[Path], None] | None]
         return
     columns = (
         SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=20),
         TimeElapsedColumn(),
+        TextColumn("{task.fields[left]}"),
     )
     with Progress(*columns, console=out, transient=True) as bar:
         yield _Follower(bar, name)

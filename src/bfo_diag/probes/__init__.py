@@ -25,6 +25,47 @@ class Request(Protocol):
     def load(self) -> Any:
         """Import the target and return it as a `targets.Target`."""
 
+    def part(
+        self,
+        name: str,
+        options: Mapping[str, JSONValue],
+        *,
+        case: str = "",
+        target: str | None = None,
+        environment: Mapping[str, str] | None = None,
+        must_end: bool = True,
+    ) -> PartResult:
+        """Have a part of the probe done in a process of its own, and return what it put on record.
+
+        Each of its observations gets `part` and `case` among its values. `target` stands in for the request's own.
+        With `must_end`, a part that dies is the end of the target; without, only a fact about the part.
+        """
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a capture is, for the person who waits; no fact, and never on record."""
+
+    done: int
+    total: int | None
+    doing: str
+    left_s: float | None = None
+
+
+@dataclass(frozen=True)
+class PartResult:
+    """What a part put on record, and whether the probe may go on."""
+
+    observations: tuple[Observation, ...]
+    ended: bool = True
+    """False where its process died."""
+    stopped: bool = False
+    """The time is up, or the target raised: no further part makes sense."""
+
+    def of_kind(self, kind: str) -> list[Mapping[str, JSONValue]]:
+        """Return the values of the observations of a kind."""
+        return [observation.values for observation in self.observations if observation.kind == kind]
+
 
 @dataclass(frozen=True)
 class Probe:
@@ -36,13 +77,21 @@ class Probe:
 
     name: str
     help: str
-    capture: Callable[..., Iterator[Observation]]
+    capture: Callable[..., Iterator[Observation | Progress]]
     judge: Callable[[Run], Iterator[Finding]]
     summarise: Callable[[Run], dict[str, JSONValue]]
     tables: Callable[[Run], Iterator[Table]]
     verdict: Callable[[Run, tuple[Finding, ...]], str]
-    measured: frozenset[str]
-    """Kinds of observation that count as something measured; a run with none of them ends with exit code 4."""
+    measured: Callable[[Run], bool]
+    """Whether there is anything to judge; a run without ends with exit code 4."""
+    parts: Mapping[str, Callable[..., Iterator[Observation | Progress]]] = field(default_factory=dict)
+    """What `capture` has done by `request.part` in processes of their own. Such a `capture` itself imports no torch."""
+    gates: tuple[str, ...] = ("note", "warning", "error")
+    """The values of --fail-on besides `none`; `Finding.fails_at` knows them."""
+    fail_on: str = "warning"
+    """The default of --fail-on: one gate, or several with commas."""
+    defaults: Mapping[str, JSONValue] = field(default_factory=dict)
+    """Other defaults for the options that every probe has."""
     environment: Mapping[str, str] = field(default_factory=dict)
 
 

@@ -13,10 +13,11 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from bfo_diag.errors import DiagError
-from bfo_diag.records import Finding, Place, Report, Severity, Table
+from bfo_diag.records import Cell, Finding, Place, Report, Severity, Table
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _STYLE = {Severity.ERROR: "bold red", Severity.WARNING: "yellow", Severity.NOTE: "cyan"}
+_TONE = {"bad": "red", "muted": "dim", "": ""}
 _PIPE_WIDTH = 160
 _LEAST_WIDTH = 10
 
@@ -58,20 +59,18 @@ def _table(table: Table, out: Console) -> None:
         drawn.caption = Text(clean(table.caption))
     for index, column in enumerate(table.columns):
         # The first column, of names, gives way where the terminal is narrow; the others keep room to be read.
-        longest = max((len(row[index]) for row in table.rows), default=0)
+        longest = max((len(_text(row[index])) for row in table.rows), default=0)
         least = None if index == 0 else min(_LEAST_WIDTH, max(longest, len(column)))
         drawn.add_column(
             Text(clean(column)), no_wrap=index == 0, overflow="ellipsis" if index == 0 else "fold", min_width=least
         )
     for row in table.rows:
-        drawn.add_row(*(Text(clean(cell), style=_cell_style(cell)) for cell in row))
+        drawn.add_row(*(Text(clean(_text(cell)), style=_TONE[getattr(cell, "tone", "")]) for cell in row))
     out.print(drawn)
 
 
-def _cell_style(cell: str) -> str:
-    if cell.startswith(("failed", "refused")):
-        return "dim" if cell.endswith("as it should") else "red"
-    return ""
+def _text(cell: str | Cell) -> str:
+    return cell.text if isinstance(cell, Cell) else cell
 
 
 def _finding(finding: Finding, out: Console) -> None:

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from bfo_diag.errors import DiagError
-from bfo_diag.probes import Probe, Request
+from bfo_diag.probes import Probe, Progress, Request
 from bfo_diag.probes.gradients import judge as judging
 from bfo_diag.probes.gradients import matrix_judge
 from bfo_diag.records import Finding, Observation, Run, Table
@@ -49,7 +49,7 @@ def capture(
     evaluations: Annotated[
         int, typer.Option(min=1, help="Evaluations of the closure after which a cell of the matrix begins no new step.")
     ] = 200,
-) -> Iterator[Observation]:
+) -> Iterator[Observation | Progress]:
     """Find out where gradients get lost, and which gradient mode trains."""
     from bfo_diag.probes.gradients import matrix, step
     from bfo_diag.probes.gradients.trace import Trace
@@ -130,6 +130,8 @@ def tables(run: Run) -> Iterator[Table]:
 
 def verdict(run: Run, findings: tuple[Finding, ...]) -> str:
     """Return the answer in one line."""
+    if not _measured(run):
+        return "Nothing was measured."
     cells = [observation.values for _, observation in run.of_kind("cell")]
     if cells:
         count = {name: sum(cell["status"] == name for cell in cells) for name in ("trained", "refused", "failed")}
@@ -159,6 +161,10 @@ def verdict(run: Run, findings: tuple[Finding, ...]) -> str:
     return "; ".join(parts) + "."
 
 
+def _measured(run: Run) -> bool:
+    return any(run.of_kind("cell", "parameter"))
+
+
 PROBE = Probe(
     name="gradients",
     help="Why a training step gets no gradient: each cut with its line and mend.",
@@ -167,7 +173,7 @@ PROBE = Probe(
     summarise=judging.summarise,
     tables=tables,
     verdict=verdict,
-    measured=frozenset({"cell", "parameter"}),
+    measured=_measured,
     # What torch.compile captured runs out of the trace's sight: the analysis runs it eagerly.
     environment={"TORCHDYNAMO_DISABLE": "1"},
 )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import inspect
 import math
 import sys
 import time
@@ -17,18 +16,16 @@ from torch import Tensor
 
 from bfo_diag.attempt import Attempt, Raised, attempt
 from bfo_diag.cases import char_transformer, digits_mlp, rosenbrock
+from bfo_diag.cases.optimizer_step import constructor_arguments
 from bfo_diag.cases.workload import Workload
-from bfo_diag.errors import TargetLoadError
+from bfo_diag.probes import Progress
 from bfo_diag.probes.gradients.scenarios import SCENARIOS, Arrangement, Scenario
 from bfo_diag.records import Observation
+from bfo_diag.torch_state import default_device
 
 WORKLOADS: dict[str, Callable[..., Workload]] = {
     module.NAME: module.workload for module in (digits_mlp, char_transformer, rosenbrock)
 }
-_SMALL_BUDGET = {"population_size": 8, "chem_steps": 2, "swim_length": 2, "repro_steps": 1, "elim_steps": 1}
-"""What an optimizer is made with where its constructor takes it, so that a cell stays at a few dozen evaluations."""
-
-
 _HARD_LIMIT = 5
 """No step begins after --evaluations are used up; one that began is stopped at this many times as many."""
 
@@ -52,7 +49,7 @@ class Plan:
     seed: int
 
 
-def run(plan: Plan, optimizer_class: Any) -> Iterator[Observation]:
+def run(plan: Plan, optimizer_class: Any) -> Iterator[Observation | Progress]:
     """Yield one `cell` for each workload, scenario and mode; `optimizer_class` is a class or a partial of one."""
     arguments = constructor_arguments(optimizer_class)
     cls = optimizer_class.func if isinstance(optimizer_class, functools.partial) else optimizer_class
@@ -72,60 +69,19 @@ def run(plan: Plan, optimizer_class: Any) -> Iterator[Observation]:
             "workloads": list(WORKLOADS),
             "scenarios": list(plan.scenarios),
             "modes": list(plan.modes),
-            "cells": len(WORKLOADS) * len(plan.modes) * len(plan.scenarios),
         },
     )
+    done, total = 0, len(WORKLOADS) * len(plan.modes) * len(plan.scenarios)
     for workload in WORKLOADS.values():
         for scenario in plan.scenarios:
             for mode in plan.modes:
+                yield Progress(done, total, f"{scenario}, {mode}")
+                done += 1
                 with _torch_as_new():
                     cell = _cell(plan, make, workload, SCENARIOS[scenario], mode, ours=ours)
                 yield cell
                 if cell.kind == "timed_out":
                     return
-
-
-def constructor_arguments(optimizer_class: Any) -> dict[str, Any]:
-    """Return the small-budget arguments that the class takes and its partial does not set already.
-
-    Raises:
-        TargetLoadError: it wants more than its parameters.
-    """
-    taken = _arguments_taken(optimizer_class)
-    signature = inspect.signature(optimizer_class)
-    given = set(optimizer_class.keywords) if isinstance(optimizer_class, functools.partial) else set()
-    parameters = list(signature.parameters.values())
-    if not parameters:
-        raise TargetLoadError(
-            f"the optimizer {optimizer_class!r} takes no parameters to optimize",
-            mend="its __init__ must take them first, as every torch.optim.Optimizer's does",
-        )
-    wanted = [
-        p.name
-        for p in parameters[1:]
-        if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD) and p.name not in _SMALL_BUDGET
-    ]
-    if wanted:
-        raise TargetLoadError(
-            f"the optimizer wants more than its parameters ({', '.join(wanted)})",
-            mend="name a functools.partial of it instead, such as "
-            f"`Mine = functools.partial({getattr(optimizer_class, '__name__', 'Optimizer')}, {wanted[0]}=...)`",
-        )
-    return {key: value for key, value in _SMALL_BUDGET.items() if key in taken and key not in given}
-
-
-def _arguments_taken(optimizer_class: Any) -> set[str]:
-    """Return the names of the constructor's arguments, through each `**kwargs` to the class above."""
-    cls: Any = optimizer_class.func if isinstance(optimizer_class, functools.partial) else optimizer_class
-    taken: set[str] = set()
-    for base in inspect.getmro(cls):
-        if "__init__" not in vars(base):
-            continue
-        parameters = inspect.signature(vars(base)["__init__"]).parameters.values()
-        taken.update(p.name for p in parameters)
-        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
-            break
-    return taken
 
 
 class _Counted:
@@ -309,7 +265,7 @@ def _expected(scenario: Scenario, mode: str, result: Attempt[Any], *, ours: bool
 @contextlib.contextmanager
 def _torch_as_new() -> Iterator[None]:
     """Take back for a cell what the target's file set for all of torch: the built-in work must not feel it."""
-    dtype, device, grad = torch.get_default_dtype(), torch.get_default_device(), torch.is_grad_enabled()
+    dtype, device, grad = torch.get_default_dtype(), default_device(), torch.is_grad_enabled()
     torch.set_default_dtype(torch.float32)
     torch.set_default_device(None)
     torch.set_grad_enabled(True)

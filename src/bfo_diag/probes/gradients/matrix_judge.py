@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from bfo_diag.findings import catalogue
-from bfo_diag.records import Finding, JSONValue, Observation, Run, Severity, Table
+from bfo_diag.records import Cell, Finding, JSONValue, Observation, Run, Severity, Table
 
 _WORST = ("trained", "refused", "failed")
 
@@ -133,7 +133,7 @@ def _short(code: str) -> str:
     return code.removeprefix("MODE-").lower()
 
 
-def _cell(cell: dict[str, Any], workload: str) -> str:
+def _cell(cell: dict[str, Any], workload: str) -> str | Cell:
     values = cell.get("workloads", {}).get(workload)
     if values is None:
         return "not measured: run ended"
@@ -145,4 +145,7 @@ def _cell(cell: dict[str, Any], workload: str) -> str:
             if as_expected(values)
             else f"{values['status']}: {_short(values['finding'])}"
         )
-    return text if values["state_restored"] else text + " state changed"
+    text = text if values["state_restored"] else text + " state changed"
+    if values["status"] == "trained":
+        return text
+    return Cell(text, "muted" if as_expected(values) else "bad")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,6 +12,7 @@ import torch
 
 from bfo_diag.attempt import Attempt, attempt
 from bfo_diag.errors import TargetLoadError
+from bfo_diag.probes import Progress
 from bfo_diag.probes.gradients.cuts import StepAnalysis, leaf_values
 from bfo_diag.probes.gradients.naming import name_case
 from bfo_diag.probes.gradients.trace import Trace
@@ -19,7 +21,7 @@ from bfo_diag.records import Case, Observation, Place
 from bfo_diag.targets import Target
 
 
-def examine(trace: Trace, target: Target, *, steps: int) -> Iterator[Observation]:
+def examine(trace: Trace, target: Target, *, steps: int) -> Iterator[Observation | Progress]:
     """Run `steps` steps of the target and yield the facts of each.
 
     The target was loaded inside `trace`, so that a `requires_grad = False` at import time is known with its place.
@@ -32,10 +34,11 @@ def examine(trace: Trace, target: Target, *, steps: int) -> Iterator[Observation
     reporter = _Reporter(trace)
     number = 0
     while number < steps:
+        yield Progress(number, steps, f"step {number + 1}")
         name_case(trace, case)
         trace.begin_step()
         began = time.perf_counter()
-        result = attempt(case.step)
+        result = attempt(functools.partial(case.step, *case.arguments(number)))
         step_ms = (time.perf_counter() - began) * 1e3
         if number == 0 and result.ok and (remade := _from_factory(target, case, result.value)) is not None:
             # The name was a factory: what it returned is the case, and its call was no step.

@@ -1,0 +1,63 @@
+"""The sites that are known and accepted: a small file of sorted JSON, made to be committed. Needs no torch."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from bfo_diag.errors import DiagError
+from bfo_diag.probes.compile.sites import Site
+
+SCHEMA = 1
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    """Return the entries of a baseline.
+
+    Raises:
+        DiagError: it is not there, or is no baseline of this schema.
+    """
+    try:
+        data = json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise DiagError(
+            f"the baseline {path} can't be read: {error.strerror or error}",
+            mend="write one with --update-baseline, or leave --baseline out",
+        ) from error
+    except ValueError as error:
+        raise DiagError(
+            f"the baseline {path} is no JSON: {error}", mend="write it anew with --update-baseline"
+        ) from error
+    entries = data.get("sites") if isinstance(data, dict) and data.get("schema") == SCHEMA else None
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) and "key" in entry for entry in entries):
+        raise DiagError(
+            f"the baseline {path} is none of schema {SCHEMA}: it must hold {{'schema', 'sites': [{{'key', ...}}]}}",
+            mend="write it anew with --update-baseline",
+        )
+    return entries
+
+
+def entries_of(sites: Iterable[Site]) -> list[dict[str, str]]:
+    """Return what a baseline holds of these sites, sorted."""
+    found = {site.key: {"key": site.key, **site.described()} for site in sites}
+    return sorted(found.values(), key=lambda entry: (entry["file"], entry["function"], entry["source"], entry["type"]))
+
+
+def write(path: Path, sites: Iterable[Site]) -> int:
+    """Replace the baseline in one step, and return how many sites it holds.
+
+    Raises:
+        DiagError: it can't be written.
+    """
+    entries = entries_of(sites)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        partial.write_text(json.dumps({"schema": SCHEMA, "sites": entries}, indent=1, sort_keys=True) + "\n", "utf-8")
+        partial.replace(path)
+    except OSError as error:
+        raise DiagError(
+            f"the baseline {path} can't be written: {error.strerror or error}", mend="name another file with --baseline"
+        ) from error
+    return len(entries)

@@ -1,0 +1,113 @@
+"""What differs between the versions of torch (2.6 to 2.13) for the compile probe, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+TRACE_LOGGER = "torch.__trace"
+"""The logger of torch's structured trace; its records carry `metadata` and `payload`."""
+
+
+@cache
+def break_types() -> dict[str, str]:
+    """Return torch's own registry of graph breaks: type to id, where a type has one id; empty on torch 2.6."""
+    path = Path(torch.__file__).parent / "_dynamo" / "graph_break_registry.json"
+    try:
+        registry = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    found: dict[str, set[str]] = {}
+    for code, entries in registry.items() if isinstance(registry, dict) else ():
+        for entry in entries if isinstance(entries, list) else ():
+            if isinstance(entry, dict) and isinstance(entry.get("Gb_type"), str):
+                found.setdefault(entry["Gb_type"], set()).add(code)
+    return {kind: next(iter(codes)) for kind, codes in found.items() if len(codes) == 1}
+
+
+def interned_files() -> dict[int, str]:
+    """Return the file names that torch's trace writes as numbers, so far."""
+    try:
+        from torch._logging.structured import INTERN_TABLE
+    except ImportError:
+        return {}
+    return {number: name for name, number in INTERN_TABLE.items()}
+
+
+def base_backend(name: str) -> Callable[..., Any]:
+    """Return a backend of torch.compile by its name."""
+    from torch._dynamo.backends.registry import lookup_backend
+
+    found: Callable[..., Any] = lookup_backend(name)
+    return found
+
+
+def backends() -> list[str]:
+    """Return the names that --backend takes."""
+    from torch._dynamo.backends.registry import list_backends
+
+    return sorted(list_backends(exclude_tags=()))
+
+
+def reset() -> None:
+    """Forget all that was compiled."""
+    torch.compiler.reset()
+
+
+def is_compile_error(error_type: str, module: str) -> bool:
+    """Whether an exception is torch.compile's own, and not one that the target raised."""
+    if module.startswith(("torch._inductor", "torch._functorch", "triton")):
+        return True
+    return module.startswith(("torch._dynamo", "torch.fx.experimental.symbolic_shapes")) or error_type in (
+        "BackendCompilerFailed",
+        "InductorError",
+    )
+
+
+def disabled_by() -> str | None:
+    """Return what keeps torch.compile from doing anything in this process, if something does."""
+    import torch._dynamo
+    from torch._dynamo import eval_frame
+
+    for flag in ("TORCHDYNAMO_DISABLE", "TORCH_COMPILE_DISABLE"):
+        if os.environ.get(flag, "0").lower() not in ("", "0", "false", "f", "no"):
+            return f"the environment variable {flag}={os.environ[flag]}"
+    stance = getattr(getattr(eval_frame, "_stance", None), "stance", "default")
+    if stance in ("force_eager", "eager_on_recompile", "fail_on_recompile") and stance == "force_eager":
+        return 'torch.compiler.set_stance("force_eager")'
+    if getattr(torch._dynamo.config, "disable", False):
+        return "torch._dynamo.config.disable = True"
+    return None
+
+
+SWITCHES: dict[str, tuple[str, ...]] = {
+    "capture_scalar_outputs": ("GB0124",),
+    "capture_dynamic_output_shape_ops": ("GB0047", "GB0048", "GB0049", "GB0050"),
+    "trace_autograd_ops": ("GB0123",),
+    "allow_unspec_int_on_nn_module": (),
+}
+"""Options of torch._dynamo.config that are safe to try, and the breaks that they are known to mend."""
+
+
+@contextmanager
+def switched(name: str) -> Iterator[None]:
+    """Turn an option of torch._dynamo.config on.
+
+    Raises:
+        AttributeError: this torch has no such option.
+    """
+    import torch._dynamo
+
+    before = getattr(torch._dynamo.config, name)
+    setattr(torch._dynamo.config, name, True)
+    try:
+        yield
+    finally:
+        setattr(torch._dynamo.config, name, before)

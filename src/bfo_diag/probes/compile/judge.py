@@ -1,0 +1,254 @@
+"""From what the calls showed to findings: breaks by site, recompiles, fullgraph, and whether compile is applied."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from bfo_diag.findings import catalogue
+from bfo_diag.findings.compile import BREAK_MENDS
+from bfo_diag.probes.compile.analysis import NOT_APPLIED, PARTIAL, QUIET_CALLS, Analysis, analyses, limit_function, near
+from bfo_diag.probes.compile.payload import read_break
+from bfo_diag.probes.compile.sites import LIBRARY, ON_PURPOSE, YOURS, Numbered, Site
+from bfo_diag.records import Finding, Run, Severity
+
+
+def judge(run: Run) -> Iterator[Finding]:
+    """Yield the findings of every case."""
+    known = {entry["key"] for _, o in run.of_kind("baseline") for entry in o.values["sites"]}
+    found = analyses(run)
+    for analysis in found:
+        if analysis.builtin is not None:
+            yield from _of_builtin(analysis)
+            continue
+        for site in analysis.sites:
+            yield _of_site(analysis, site, known=site.key in known)
+        yield from _of_recompiles(analysis)
+        yield from _of_errors(analysis)
+        yield from _of_application(analysis)
+    seen = {site.key for analysis in found for site in analysis.sites}
+    for number, observation in run.of_kind("baseline"):
+        for entry in observation.values["sites"]:
+            if entry["key"] not in seen and not observation.values["written"]:
+                message = (
+                    f"{entry.get('file')} in {entry.get('function')}: «{entry.get('source')}» ({entry.get('code')})"
+                )
+                yield catalogue()["COMPILE-BASELINE-GONE"].finding(message, evidence=(number,))
+
+
+def _of_site(analysis: Analysis, site: Site, *, known: bool) -> Finding:
+    first = site.first
+    times = f"{site.events} time{'s' if site.events > 1 else ''}"
+    message = f"{site.type} ({times}, {_owner(site)})."
+    if first["explanation"]:
+        message += f" {first['explanation']}"
+    for code, kind in site.cascade:
+        message += f"\nOnly because of it: {code} ({kind})."
+    confirmed = [o.values["switch"] for _, o in analysis.of("fix") if site.key in o.values["mends"]]
+    fix = mend_of(site)
+    if confirmed:
+        fix = f"confirmed in a run of its own: torch._dynamo.config.{confirmed[0]} = True. Else: {fix}"
+    severity = Severity.WARNING if site.owner == YOURS else Severity.NOTE
+    gates: tuple[str, ...] = ("break", "user-break") if site.owner == YOURS else ("break",)
+    if known:
+        severity, gates, message = Severity.NOTE, (), f"known from the baseline: {message}"
+    return Finding(
+        code=site.code,
+        severity=severity,
+        message=message,
+        fix=fix,
+        url=first["url"] or f"https://meta-pytorch.github.io/compile-graph-break-site/gb/{site.code.lower()}.html"
+        if site.code != "GB-UNKNOWN"
+        else catalogue()["GB-UNKNOWN"].url,
+        place=site.place,
+        evidence=tuple(number for number, _ in site.observations),
+        gates=gates,
+    )
+
+
+def _owner(site: Site) -> str:
+    where = f" at {near(site.inner)}" if site.inner is not None else ""
+    if site.owner == YOURS:
+        return "your code" + (f", in Python's own{where}" if where else "")
+    return ("torch breaks here on purpose" if site.owner == ON_PURPOSE else f"{LIBRARY} code") + where
+
+
+def mend_of(site: Site) -> str:
+    """Return our mend for the break, else torch's hints, else what the catalogue says of an unknown one."""
+    if site.code in BREAK_MENDS:
+        return BREAK_MENDS[site.code]
+    hints = site.first["hints"]
+    return "; ".join(hints[:2]) if hints else catalogue()["GB-UNKNOWN"].fix
+
+
+def _of_recompiles(analysis: Analysis) -> Iterator[Finding]:
+    entries = catalogue()
+    functions = {
+        o.values["compile_id"].split("/")[0]: o.values["function"] for _, o in analysis.of("compile", part="calls")
+    }
+    by_guard: dict[tuple[str, str], list[Numbered]] = {}
+    for number, observation in analysis.recompiles:
+        frame = observation.values["compile_id"].split("/")[0]
+        by_guard.setdefault((frame, observation.values["name"]), []).append((number, observation))
+    limited = {o.values["compile_id"].split("/")[0] for _, o in analysis.limits}
+    for (frame, name), numbered in by_guard.items():
+        calls = [o.values["call"] for _, o in numbered]
+        shown = numbered[-1][1]
+        source = f", guarded because of «{shown.values['source']}»" if shown.values["source"] else ""
+        times = f"{len(calls)} time{'s' if len(calls) > 1 else ''}"
+        message = (
+            f"{functions.get(frame, 'a function')} was compiled again {times} (at call {_listed(calls)}): the guard on "
+            f"{name} failed, at last «{shown.values['guard']}»{source}."
+        )
+        settled = calls[-1] <= len(analysis.calls) - QUIET_CALLS and frame not in limited
+        message += f" Settled after call {calls[-1]}." if settled else " It did not settle."
+        entry = entries["COMPILE-RECOMPILED" if settled else "COMPILE-RECOMPILES"]
+        yield Finding(
+            code=entry.code,
+            severity=entry.severity,
+            message=message,
+            fix=_guard_mend(name, shown.values["guard"]) or entry.fix,
+            url=entry.url,
+            place=shown.place,
+            evidence=tuple(number for number, _ in numbered),
+            gates=() if settled else ("recompile",),
+        )
+    for number, observation in analysis.limits:
+        name = observation.values["function"] or limit_function(analysis, observation)
+        call = observation.values["call"]
+        eager = len(analysis.calls) - call + 1
+        entry = entries["COMPILE-LIMIT"]
+        last = next((o for _, o in reversed(analysis.of("recompile", part="calls"))), None)
+        guard = f"; the last guard that failed: «{last.values['guard']}»" if last is not None else ""
+        yield Finding(
+            code=entry.code,
+            severity=entry.severity,
+            message=f"{name} met the recompile limit at call {call}; {eager} of {len(analysis.calls)} calls ran it "
+            f"eagerly{guard}.",
+            fix=entry.fix,
+            url=entry.url,
+            place=last.place if last is not None else None,
+            evidence=(number,),
+            gates=("recompile",),
+        )
+
+
+def _guard_mend(name: str, guard: str) -> str | None:
+    if "size mismatch" in guard or "stride mismatch" in guard:
+        return "torch._dynamo.mark_dynamic(tensor, dim) before the first call, or torch.compile(..., dynamic=True)"
+    if name.endswith(("['lr']", ".lr", "lr")):
+        return (
+            "make the learning rate a tensor: lr=torch.tensor(0.1); a float that a scheduler changes is a new constant"
+        )
+    if "requires_grad" in guard or "dispatch key set" in guard:
+        return (
+            "call it always with inputs of the same kind: requires_grad, inference mode and device are part of a guard"
+        )
+    if "grad_mode" in guard.lower():
+        return "call it always under the same grad mode (training under grad, evaluation through a second compile)"
+    return None
+
+
+def _listed(calls: list[int]) -> str:
+    shown = ", ".join(map(str, calls[:8]))
+    return shown + (", ..." if len(calls) > 8 else "")
+
+
+def _of_errors(analysis: Analysis) -> Iterator[Finding]:
+    entries = catalogue()
+    for number, observation in analysis.of("compile_error"):
+        values = observation.values
+        text = " ".join(read_break(values["raw"]).type.split())
+        detail = f"{values['error_type']} at call {values['call']}: {values['code']} {text}."
+        if values["explanation"]:
+            detail += f" {values['explanation']}"
+        entry = entries["COMPILE-RAISED"]
+        yield Finding(
+            code=entry.code,
+            severity=entry.severity,
+            message=detail,
+            fix=BREAK_MENDS.get(values["code"], entry.fix),
+            url=values["url"] or entry.url,
+            place=observation.place,
+            evidence=(number,),
+            gates=("break", "user-break", "recompile"),
+        )
+    full = analysis.fullgraph
+    if full is None:
+        return
+    number = analysis.of("fullgraph", part="fullgraph")[-1][0]
+    broken = bool(analysis.sites)
+    if not full["ok"]:
+        yield _fullgraph_finding(analysis, number, raised=full["raised"], graphs=full["graphs"])
+        if full["raised"] and not broken and any(analysis.graphs.values()):
+            message = "the default compile has no break, and fullgraph=True fails."
+            yield entries["COMPILE-FULLGRAPH-DIFFERS"].finding(message, evidence=(number,))
+    elif broken:
+        message = f"fullgraph=True gives one graph, and the default compile breaks at {len(analysis.sites)} site"
+        yield entries["COMPILE-FULLGRAPH-DIFFERS"].finding(
+            message + ("s." if len(analysis.sites) > 1 else "."), evidence=(number,)
+        )
+
+
+def _fullgraph_finding(analysis: Analysis, number: int, *, raised: bool, graphs: int) -> Finding:
+    entry = catalogue()["COMPILE-FULLGRAPH"]
+    errors = analysis.of("fullgraph_error")
+    evidence: tuple[int, ...] = (number,)
+    place, fix = None, entry.fix
+    if raised and errors:
+        at, error = errors[0]
+        evidence = (at, number)
+        place = error.place
+        message = f"fullgraph=True fails: {error.values['error_type']}: {error.values['code']} {error.values['type']}."
+        fix = BREAK_MENDS.get(error.values["code"], "; ".join(error.values["hints"][:2]) or fix)
+    elif not graphs:
+        message = "fullgraph=True raises nothing, and compiled nothing either: that is no pass."
+    else:
+        message = "fullgraph=True ended without an answer."
+    return Finding(
+        code=entry.code,
+        severity=entry.severity,
+        message=message,
+        fix=fix,
+        url=entry.url,
+        place=place,
+        evidence=evidence,
+        gates=("break", "user-break", "recompile"),
+    )
+
+
+def _of_application(analysis: Analysis) -> Iterator[Finding]:
+    entries = catalogue()
+    if not analysis.calls:
+        return
+    state, reason = analysis.applied
+    number = analysis.of("call", part="calls")[-1][0]
+    if state == NOT_APPLIED and not analysis.of("compile_error"):
+        yield entries["COMPILE-NOT-APPLIED"].finding(f"{reason}.", evidence=(number,))
+    elif state == PARTIAL:
+        yield entries["COMPILE-PARTIAL"].finding(f"{reason}.", evidence=(number,))
+    for number, observation in analysis.of("fix"):
+        values = observation.values
+        if values["differs"]:
+            message = f"torch._dynamo.config.{values['switch']} = True changes what the target returns."
+            yield entries["COMPILE-RESULT-DIFFERS"].finding(message, evidence=(number,))
+
+
+def _of_builtin(analysis: Analysis) -> Iterator[Finding]:
+    wrong = as_expected(analysis)
+    if wrong is not None:
+        number = analysis.numbered[-1][0]
+        yield catalogue()["COMPILE-NOT-AS-EXPECTED"].finding(f"{analysis.name}: {wrong}", evidence=(number,))
+
+
+def as_expected(analysis: Analysis) -> str | None:
+    """Return what is wrong with a built-in case, None where all is as it should be."""
+    builtin = analysis.builtin
+    if builtin is None or not analysis.calls:
+        return None if analysis.of("raised", "died") else "it was not measured"
+    if analysis.of("compile_error"):
+        return "torch.compile raised"
+    if not builtin.breaks and (analysis.sites or analysis.graphs["captured"] != 1 or not analysis.settled):
+        return f"{analysis.graphs['captured']} graphs, {len(analysis.sites)} sites; 1 graph without a break is right"
+    if builtin.breaks and not analysis.sites:
+        return f"no break was seen, though it {builtin.why}"
+    return None

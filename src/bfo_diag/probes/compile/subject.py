@@ -1,0 +1,80 @@
+"""What of a target is compiled, and how it is called: the step, the module of a module, the step of an optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from bfo_diag.attempt import call_through
+from bfo_diag.cases.optimizer_step import optimizer_case
+from bfo_diag.errors import TargetLoadError
+from bfo_diag.inputs import ModuleStep
+from bfo_diag.records import Case
+from bfo_diag.targets import Target
+
+
+@dataclass
+class Subject:
+    """`function` is what torch.compile gets; `call(compiled, n)` makes call n (from 0) with it, backward included."""
+
+    case: Case
+    function: Callable[..., Any]
+
+    def call(self, function: Callable[..., Any], number: int) -> Any:
+        """Run call `number` through `function`: the function itself, or its compiled form."""
+        if isinstance(self.case.step, ModuleStep):
+            return self.case.step.through(function)
+        return call_through(function, self.case.arguments(number), {})
+
+    def arguments(self, number: int) -> tuple[Any, ...]:
+        """Return what `function` is called with."""
+        if isinstance(self.case.step, ModuleStep):
+            return tuple(self.case.step.inputs)
+        return self.case.arguments(number)
+
+    @property
+    def shapes_given(self) -> int:
+        """How many different calls the target gives."""
+        return max(1, len(self.case.calls))
+
+
+def fresh(target: Target, *, factory: bool) -> Subject:
+    """Return a subject that begins from the start, as far as the target can: a factory is called anew.
+
+    Raises:
+        TargetLoadError: the factory returned nothing that can be examined.
+    """
+    torch.manual_seed(target.seed)
+    if target.kind == "optimizer":
+        return _subject(optimizer_case(target.value, device=target.device, seed=target.seed))
+    case = target.make()
+    if factory:
+        made = target.resolve(call_through(target.value, (), {}))
+        if made is None:
+            raise TargetLoadError(f"{target.record.target} returned a case once, and something else at its next call")
+        case = made
+    return _subject(case)
+
+
+def _subject(case: Case) -> Subject:
+    step = case.step
+    return Subject(case, step.module if isinstance(step, ModuleStep) else step)
+
+
+def returned_case(target: Target, subject: Subject, returned: object) -> bool:
+    """Whether the target's own function is a factory, going by what its first call returned.
+
+    Raises:
+        TargetLoadError: inputs were given, and it is neither a module nor a factory of one.
+    """
+    if subject.case.step is not target.value:
+        return False
+    made = target.resolve(returned)
+    if made is None and target.inputs:
+        raise TargetLoadError(
+            f"--input goes with an nn.Module, and {target.record.target} returned {type(returned).__name__}"
+        )
+    return made is not None

@@ -1,0 +1,170 @@
+"""The right answers that were found by hand, row by row, on the torch that is installed."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+
+from bfo_diag import api
+from bfo_diag.probes.compile.analysis import Analysis, analyses
+
+pytestmark = pytest.mark.compile
+TORCH = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
+
+
+@pytest.fixture
+def examined(targets_folder, fresh_imports, monkeypatch):
+    monkeypatch.delenv("TORCHDYNAMO_DISABLE", raising=False)
+
+    def examine(name: str, **options: object) -> tuple[Analysis, api.Examination]:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch.compile imports what warns
+            target = f"{targets_folder}/compile_steps.py:{name}"
+            done = api.examine("compile", target, backend="aot_eager", **options)
+        return analyses(done.run)[0], done
+
+    return examine
+
+
+def codes(analysis: Analysis) -> list[str]:
+    return sorted(site.code for site in analysis.sites)
+
+
+def line_of(targets_folder, text: str, nth: int = 0) -> int:
+    lines = (targets_folder / "compile_steps.py").read_text().split("\n")
+    return [number for number, line in enumerate(lines, 1) if text in line][nth]
+
+
+def test_print_before_the_first_operation(examined):
+    analysis, done = examined("print_before_the_first_operation")
+    assert codes(analysis) == ["GB0059"]
+    assert done.summary["captured_graphs"] == 1
+    assert done.summary["explain"]["graph_break_count"] == 0
+    assert done.summary["coverage"] == 1
+
+
+def test_print_in_a_loop_skips_the_whole_function(examined, targets_folder):
+    analysis, done = examined("print_in_a_loop")
+    assert codes(analysis) == ["GB0059"]
+    assert analysis.sites[0].place.line == line_of(targets_folder, 'print("hello")', 2)
+    if TORCH >= (2, 11):
+        assert [code for code, _ in analysis.sites[0].cascade] == ["GB7000"]
+    assert done.summary["captured_graphs"] == 0
+    assert done.summary["coverage"] == 0
+    assert done.summary["applied"] == "NOT APPLIED"
+    assert done.summary["explain"]["graph_break_count"] == -1
+    assert "GB0059" in done.summary["reason"]
+
+
+def test_a_nested_helper_that_prints_is_one_site(examined, targets_folder):
+    analysis, done = examined("nested_helper_prints")
+    assert codes(analysis) == ["GB0059"]
+    assert (done.summary["events"], done.summary["captured_graphs"]) == (2, 4)
+    assert done.summary["explain"]["graph_break_count"] == 3
+    assert analysis.sites[0].place.function == "_helper"
+    assert analysis.sites[0].place.source == 'print("hello")'
+
+
+def test_while_on_a_tensor(examined):
+    analysis, done = examined("while_on_a_tensor")
+    assert codes(analysis) == ["GB0170"]
+    assert (done.summary["events"], sum(done.summary["compiles"])) == (2, 3)
+
+
+def test_item_in_the_middle_passes_fullgraph_and_breaks_the_default_compile(examined):
+    analysis, done = examined("item_in_the_middle", fullgraph=True)
+    assert codes(analysis) == ["GB0124"]
+    assert done.summary["fullgraph"]["ok"] is (TORCH >= (2, 11))
+    if TORCH >= (2, 11):
+        assert "COMPILE-FULLGRAPH-DIFFERS" in {finding.code for finding in done.findings}
+
+
+def test_a_boolean_mask_passes_fullgraph_and_breaks_the_default_compile(examined):
+    analysis, done = examined("boolean_mask", fullgraph=True)
+    assert len(analysis.sites) == 1
+    assert done.summary["fullgraph"]["ok"] is (TORCH >= (2, 11))
+
+
+@pytest.mark.parametrize("fullgraph", [False, True])
+def test_nothing_to_compile_is_no_pass(examined, fullgraph):
+    _, done = examined("nothing_to_compile", fullgraph=fullgraph)
+    assert done.summary["captured_graphs"] == 0
+    assert done.summary["applied"] == "NOT APPLIED"
+    assert "nothing to compile" in done.summary["reason"]
+    assert done.summary["coverage"] is None
+    assert not api.load_all()["compile"].measured(done.run)
+    if fullgraph:
+        assert done.summary["fullgraph"] == {"ok": False, "error": None}
+
+
+def test_an_sgd_training_closure(examined):
+    analysis, done = examined("sgd_closure")
+    assert codes(analysis) == ["GB0008", "GB0025", "GB0123"]
+    assert [site.owner for site in sorted(analysis.sites, key=lambda s: s.code)] == [
+        "yours",
+        "torch on purpose",
+        "yours",
+    ]
+    assert done.summary["user_sites"] == 2
+    assert done.summary["events"] == 4
+    assert done.summary["graphs"] == {"forward": 1, "backward": 1, "inference": 1}
+    place = next(site.place for site in analysis.sites if site.code == "GB0025")
+    assert place.source == "optimizer.step()"
+
+
+def test_a_bound_adam_step(examined):
+    analysis, done = examined("bound_adam_step", fullgraph=True)
+    assert [(site.code, site.owner) for site in analysis.sites] == [("GB0025", "torch on purpose")]
+    assert done.summary["user_sites"] == 0
+    assert done.summary["captured_graphs"] == 1
+    assert done.summary["fullgraph"]["ok"] is False
+
+
+def test_lbfgs(examined):
+    analysis, done = examined("lbfgs_step")
+    assert done.summary["captured_graphs"] == 0
+    assert done.summary["coverage"] == 0
+    assert len(analysis.sites) == 2
+
+
+def test_four_shapes_settle_after_one_recompile(examined):
+    _, done = examined("four_shapes")
+    assert done.summary["compiles"][:4] == [1, 1, 0, 0]
+    assert done.summary["recompiles"] == 1
+    assert done.summary["settled"] is True
+    finding = next(finding for finding in done.findings if finding.code == "COMPILE-RECOMPILED")
+    assert "at call 2" in finding.message
+    assert "size mismatch at index 0" in finding.message
+
+
+def test_a_module_that_counts_its_steps_recompiles_at_every_call(examined, targets_folder):
+    _, done = examined("counting_module")
+    if TORCH < (2, 8):  # takes the integer to be dynamic from the second compile on
+        assert done.summary["compiles"] == [1, 1, 0, 0, 0]
+        return
+    assert done.summary["compiles"] == [1, 1, 1, 1, 1]
+    assert done.summary["settled"] is False
+    finding = next(finding for finding in done.findings if finding.code == "COMPILE-RECOMPILES")
+    assert finding.fails_at("recompile")
+    if TORCH >= (2, 11):
+        assert finding.place.line == line_of(targets_folder, "self.step += 1")
+
+
+def test_twelve_strings_meet_the_limit(examined):
+    _, done = examined("twelve_strings")
+    assert done.summary["captured_graphs"] == 8
+    assert done.summary["compiles"] == [1] * 8 + [0] * 4
+    assert done.summary["limit_hit"] is True
+    assert done.summary["settled"] is False
+    assert done.summary["applied"] == "PARTIAL"
+    finding = next(finding for finding in done.findings if finding.code == "COMPILE-LIMIT")
+    assert "at call 9; 4 of 12 calls ran it eagerly" in finding.message
+
+
+def test_the_users_own_exception_is_not_a_break(examined):
+    analysis, done = examined("raises_a_value_error")
+    assert analysis.sites == []
+    assert [finding.code for finding in done.findings] == ["TARGET-RAISED"]
+    assert "mine, not the compiler's" in done.findings[0].message
