@@ -101,6 +101,7 @@ class ModuleStep:
         self.inputs = inputs
         self._device = device
         self._seed = seed
+        self._cotangents: list[torch.Tensor] = []
 
     def __call__(self) -> torch.Tensor:
         """Run the step, and return its loss."""
@@ -114,14 +115,32 @@ class ModuleStep:
         Raises:
             TargetLoadError: forward returned nothing to go back from.
         """
-        loss = self._loss(forward)
-        if loss.requires_grad:
-            loss.backward()
-        return loss
+        import torch
+
+        outputs = self._outputs(forward)
+        if len(self._cotangents) != len(outputs):
+            self._cotangents = [self._cotangent(output) for output in outputs]
+        # (Nothing is computed between forward and backward, so that all that runs is the module's.)
+        pairs = [pair for pair in zip(outputs, self._cotangents, strict=True) if pair[0].requires_grad]
+        if pairs:
+            torch.autograd.backward([output for output, _ in pairs], [cotangent for _, cotangent in pairs])
+        return outputs[0]
 
     def _loss(self, forward: Callable[..., object]) -> torch.Tensor:
         import torch
 
+        outputs = self._outputs(forward)
+        loss = torch.zeros((), device=self._device)
+        for output in outputs:
+            loss = loss + (output * self._cotangent(output)).sum().abs()
+        return loss
+
+    def _cotangent(self, output: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        return torch.randn(output.shape, generator=torch.Generator().manual_seed(self._seed)).to(output)
+
+    def _outputs(self, forward: Callable[..., object]) -> list[torch.Tensor]:
         self.module.zero_grad()
         outputs = _float_outputs(call_through(forward, self.inputs, {}))
         if not outputs:
@@ -129,9 +148,4 @@ class ModuleStep:
                 f"{type(self.module).__name__}.forward returned no floating-point tensor to go back from",
                 mend="name a step of your own that computes a loss",
             )
-        loss = torch.zeros((), device=self._device)
-        for output in outputs:
-            noise = torch.Generator().manual_seed(self._seed)
-            cotangent = torch.randn(output.shape, generator=noise).to(output)
-            loss = loss + (output * cotangent).sum().abs()
-        return loss
+        return outputs

@@ -277,13 +277,18 @@ class Finding:
     place: Place | None = None
     evidence: tuple[int, ...] = ()
     gates: tuple[str, ...] | None = None
-    """At which values of --fail-on it makes the exit code 1; None: at its severity and each one below."""
+    """At which values of --fail-on it makes the exit code 1; None: by its severity."""
 
     def fails_at(self, gate: str) -> bool:
-        """Whether the finding makes the exit code 1 under `--fail-on gate`."""
+        """Whether the finding makes the exit code 1 under `--fail-on gate`.
+
+        Without gates of its own it does so at its severity and each one below, and an error at every other gate too.
+        """
         if self.gates is not None:
             return gate in self.gates
-        return gate in [severity.value for severity in Severity if severity.rank <= self.severity.rank]
+        if gate in [severity.value for severity in Severity]:
+            return Severity(gate).rank <= self.severity.rank
+        return self.severity is Severity.ERROR
 
     def to_json(self) -> dict[str, JSONValue]:
         """Return the finding in the shape of the `--json` document."""

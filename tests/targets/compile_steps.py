@@ -186,6 +186,11 @@ def clean():
 
 def sets_the_stance():
     torch.compiler.set_stance("force_eager")
+    return Case(step=clean)
+
+
+def only_raises_when_compiled():
+    torch.compiler.set_stance("default")
     return x4.sin()
 
 

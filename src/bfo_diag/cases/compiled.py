@@ -23,6 +23,7 @@ def bfo_generation() -> Case:
         torch.manual_seed(0)
         model = nn.Sequential(nn.Linear(64, 16), nn.Tanh(), nn.Linear(16, 10))
     objective = ModelObjective(model, nn.functional.cross_entropy, (images[:256], labels[:256]))
+    objective.bind(list(model.parameters()))  # looks at storages, which no graph can
     start_D = torch.cat([p.detach().flatten() for p in model.parameters()])
     generator = torch.Generator().manual_seed(0)
     noise_PD = torch.randn(_POPULATION, len(start_D), generator=generator)

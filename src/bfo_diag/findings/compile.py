@@ -24,7 +24,7 @@ ENTRIES = (
     Entry(
         "COMPILE-RAISED",
         _ERROR,
-        why="torch.compile itself failed: the target runs without it.",
+        why="torch.compile itself failed, and no call came to its end.",
         fix="read the error; a smaller backend (--backend eager, then aot_eager) tells which stage fails",
         url=_DOCS,
     ),
@@ -110,6 +110,8 @@ BREAK_MENDS = {
     "torch._dynamo.config.capture_scalar_outputs = True",
     "GB0170": "a Python if or while on a tensor's value: use torch.where for both branches, torch.cond or "
     "torch.while_loop, or decide outside of the compiled function",
+    "GB0363": "make the object (a torch.Generator, a stream) before, outside of the compiled function, and pass it in",
+    "GB7650": "draw the noise outside of the compiled function and pass it in, or use torch's global random numbers",
     "GB7000": "mend the break inside the loop, or move the loop's body into a function of its own: a break in a loop "
     "leaves the whole function eager",
 }

@@ -8,7 +8,7 @@ ENTRIES = (
         "TARGET-RAISED",
         Severity.ERROR,
         why="The target's own code raised an exception; what was seen before is in the log.",
-        fix="the exception is the target's own, and comes before any question of gradients: see its traceback",
+        fix="the exception is the target's own: see its traceback",
     ),
     Entry(
         "TARGET-REFUSED",

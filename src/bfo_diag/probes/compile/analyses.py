@@ -44,7 +44,7 @@ def survey(request: Request, *, calls: int, role: str) -> Iterator[Observation |
         with Listener() as listener:
             first = attempt(lambda: subject.call(subject.function, 0))
     if not first.ok:
-        yield from _stopped(first, "eager call 1", compiled=True)
+        yield from _stopped(first, "eager call 1", compiled=True, number=1)
         return
     compiles_itself = any(observation.kind == "compile" for observation in listener.observations())
     calls = max(calls, subject.shapes_given)
@@ -63,13 +63,17 @@ def survey(request: Request, *, calls: int, role: str) -> Iterator[Observation |
         yield _explain(target, factory=factory)
         compat.reset()
     yield Progress(1, None, "counting operations")
-    eager = attempt(lambda: coverage.operations(lambda: subject.call(subject.function, 1)))
+    eager = attempt(lambda: coverage.operations(lambda: _eagerly(subject)))
     if eager.value is None:
         yield from _stopped(eager, "eager call 2", compiled=True)
         return
-    # (A target that compiles itself is not eager here, nor does stance change what is inside of a graph.)
     total = sum((eager.value[0] + eager.value[1]).values())
     yield from _coverage(target, factory=factory, calls=calls, total=total, compiles_itself=compiles_itself)
+
+
+def _eagerly(subject: Subject) -> Any:
+    with torch.compiler.set_stance("force_eager"):
+        return subject.call(subject.function, 1)
 
 
 def _coverage(
@@ -93,16 +97,16 @@ def _coverage(
         yield Observation("coverage", {"share": None, "why": _why_not(counted)})
         return
     inside, outside = counted.value
-    if compiles_itself:
-        total = sum(inside.values()) + sum(outside.values())
     share = None if total == 0 else min(1.0, max(0.0, 1 - sum(outside.values()) / total))
-    if compiles_itself and not inside and sum(outside.values()) == 0:
-        share = None
+    why = "" if share is not None else "no ATen operation runs"
+    if compiles_itself and not inside and sum(outside.values()) >= total > 0:
+        # Inductor marks its graphs for the profiler; what another backend runs looks like eager operations.
+        share, why = None, "the target compiles itself, with a backend that does not mark its graphs"
     yield Observation(
         "coverage",
         {
             "share": share,
-            "why": "" if share is not None else "no ATen operation runs",
+            "why": why,
             "eager_operations": total,
             "outside": dict(outside.most_common(_SHOWN_OPERATIONS)),
             "outside_operations": sum(outside.values()),
@@ -242,7 +246,7 @@ def _stopped(
     raised = result.raised
     if raised is None:
         return
-    if compiled and compat.is_compile_error(raised.type, raised.module):
+    if compiled and compat.is_compile_error(raised):
         # What the compiler raises is about the compiler; it has already run without in the survey.
         found = read_break(raised.message, types=compat.break_types())
         common = {"error_type": raised.type, "call": number, "traceback": raised.traceback}

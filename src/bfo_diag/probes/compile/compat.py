@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from bfo_diag.attempt import Raised
+
 TRACE_LOGGER = "torch.__trace"
 """The logger of torch's structured trace; its records carry `metadata` and `payload`."""
 
@@ -61,14 +63,14 @@ def reset() -> None:
     torch.compiler.reset()
 
 
-def is_compile_error(error_type: str, module: str) -> bool:
+_COMPILER = ("torch._dynamo", "torch._inductor", "torch._functorch", "torch.fx.experimental", "triton")
+
+
+def is_compile_error(raised: Raised) -> bool:
     """Whether an exception is torch.compile's own, and not one that the target raised."""
-    if module.startswith(("torch._inductor", "torch._functorch", "triton")):
-        return True
-    return module.startswith(("torch._dynamo", "torch.fx.experimental.symbolic_shapes")) or error_type in (
-        "BackendCompilerFailed",
-        "InductorError",
-    )
+    innermost = raised.stack[0].file.replace("\\", "/") if raised.stack else ""
+    folders = tuple(f"/{module.replace('.', '/')}/" for module in _COMPILER)
+    return raised.module.startswith(_COMPILER) or any(folder in innermost for folder in folders)
 
 
 def disabled_by() -> str | None:

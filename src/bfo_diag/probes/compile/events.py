@@ -191,7 +191,9 @@ def _with_owner(frame: Frame) -> dict[str, Any]:
     }
 
 
-def _guard_place(file: str, line: int) -> Place:
+def _guard_place(file: str, line: int) -> Place | None:
+    if "_dynamo/" in file or frames.owner_of_file(file) is frames.Owner.TORCH:
+        return None  # where torch made the guard says nothing to its reader
     source = frames.Spot(file, line, "", frames.Owner.USER).source
     return Place(file=file, line=line, source=source or None)
 

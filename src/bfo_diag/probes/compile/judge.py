@@ -76,8 +76,8 @@ def mend_of(site: Site) -> str:
     """Return our mend for the break, else torch's hints, else what the catalogue says of an unknown one."""
     if site.code in BREAK_MENDS:
         return BREAK_MENDS[site.code]
-    hints = site.first["hints"]
-    return "; ".join(hints[:2]) if hints else catalogue()["GB-UNKNOWN"].fix
+    hints = [hint for hint in site.first["hints"] if not hint.startswith("This graph break is fundamental")]
+    return "; ".join(hints[:2]) if hints else "do this outside of the compiled function; torch has no mend for it"
 
 
 def _of_recompiles(analysis: Analysis) -> Iterator[Finding]:

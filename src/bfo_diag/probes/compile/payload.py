@@ -166,7 +166,7 @@ def _guard(text: str) -> Guard:
     comment = comments[0] if comments else ""
     source, _, _ = comment.partition("  # ")
     frames = _frames(stack)
-    place = re.search(r"# (\S+?):(\d+) in ", body)
+    place = re.search(r"# \(?(\S+?):(\d+) in ", body)
     file: str | None = frames[-1].file if frames else None
     line: int | None = frames[-1].line if frames else None
     if file is None and place is not None:

@@ -87,7 +87,9 @@ def _target_table(analysis: Analysis) -> Table:
     rows: list[tuple[str | Cell, ...]] = [
         (
             "places that break the graph",
-            f"{summary['sites']} ({owners['yours']} yours, {others} of libraries), {summary['events']} events",
+            f"{summary['sites']} ({owners['yours']} yours, {others} of libraries), {summary['events']} events"
+            if analysis.sites
+            else "none",
             explains[0],
         ),
         ("graphs", f"{summary['captured_graphs']} (forward/backward/inference {_graphs(summary)})", explains[1]),
@@ -144,11 +146,11 @@ def verdict(run: Run, findings: tuple[Finding, ...]) -> str:
         if wrong:
             return f"{len(wrong)} of {len(builtin)} built-in cases are not as they should be: {', '.join(wrong)}."
         return f"{len(builtin)} built-in cases compile as they should."
+    if found and found[0].of("compile_error"):
+        return "NOT APPLIED: torch.compile raised."
     if not found or not found[0].calls:
         return "Nothing was measured: the target ended before it was compiled."
     analysis = found[0]
-    if analysis.of("compile_error"):
-        return "NOT APPLIED: torch.compile raised, and the target runs without it."
     state, reason = analysis.applied
     text = f"{state}: {reason}."
     sites = analysis.sites
