@@ -54,6 +54,7 @@ def examine(
     if probe not in known:
         raise DiagError(f"there is no probe {probe!r}", mend=f"choose from {', '.join(sorted(known))}")
     chosen = known[probe]
+    device = targets.resolve_device(device)
     request = _Request(chosen, target, inputs, device, seed)
     name = target if isinstance(target, str) else getattr(target, "__name__", "builtin")
     header = RunHeader(

@@ -125,9 +125,8 @@ def run(folder: Path, part_file: Path | None = None) -> int:
 def _capture(
     probe: Probe, spec: dict[str, Any], write: Callable[[Observation], None], folder: Path, parts: Parts | None
 ) -> None:
-    request = ChildRequest(
-        text=spec["target"], inputs=tuple(spec["inputs"]), device=spec["device"], seed=spec["seed"], parts=parts
-    )
+    device = spec["device"] if parts is not None else targets.resolve_device(spec["device"])
+    request = ChildRequest(spec["target"], tuple(spec["inputs"]), device, spec["seed"], parts)
     capture = probe.capture if "part" not in spec else probe.parts[spec["part"]]
     if parts is None:
         targets.check_device(request.device)

@@ -169,6 +169,15 @@ def builtin_record(device: str, seed: int) -> CaseRecord:
     return CaseRecord(id=identity, name="builtin", device=device, seed=seed)
 
 
+def resolve_device(device: str) -> str:
+    """Return cuda or cpu for `auto`, else the device as it is named."""
+    import torch
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return device
+
+
 def check_device(device: str) -> None:
     """Refuse a device that is not there.
 

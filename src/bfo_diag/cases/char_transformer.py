@@ -85,6 +85,6 @@ def workload(*, device: str = "cpu", seed: int = 0) -> Workload:
     )
 
 
-def train_step() -> Case:
+def train_step(device: str = "cpu") -> Case:
     """Return an ordinary Adam training step of the transformer."""
-    return adam_case(workload(), lr=3e-3)
+    return adam_case(workload(device=device), lr=3e-3)

@@ -16,17 +16,17 @@ from pytorch_bfo_optimizer.state import Colony
 _POPULATION = 16
 
 
-def bfo_generation() -> Case:
+def bfo_generation(device: str = "cpu") -> Case:
     """Return a whole generation of the colony over a batched objective: one graph, noise drawn outside of it."""
-    images, labels = digits_mlp.digits()
+    images, labels = (tensor.to(device) for tensor in digits_mlp.digits())
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = nn.Sequential(nn.Linear(64, 16), nn.Tanh(), nn.Linear(16, 10))
+        model = nn.Sequential(nn.Linear(64, 16), nn.Tanh(), nn.Linear(16, 10)).to(device)
     objective = ModelObjective(model, nn.functional.cross_entropy, (images[:256], labels[:256]))
     objective.bind(list(model.parameters()))  # looks at storages, which no graph can
     start_D = torch.cat([p.detach().flatten() for p in model.parameters()])
     generator = torch.Generator().manual_seed(0)
-    noise_PD = torch.randn(_POPULATION, len(start_D), generator=generator)
+    noise_PD = torch.randn(_POPULATION, len(start_D), generator=generator).to(device)
     bound_D = torch.full_like(start_D, 3.0)
 
     def evaluate(position_PD: Tensor, active_P: Tensor) -> Tensor:
@@ -38,33 +38,33 @@ def bfo_generation() -> Case:
 
     colony = Colony(
         position=start_D + 0.1 * noise_PD,
-        loss=torch.full((_POPULATION,), math.inf, dtype=torch.float64),
-        known=torch.zeros(_POPULATION, dtype=torch.bool),
-        health=torch.zeros(_POPULATION, dtype=torch.float64),
-        scale=torch.ones(_POPULATION, dtype=torch.float64),
+        loss=torch.full((_POPULATION,), math.inf, dtype=torch.float64, device=device),
+        known=torch.zeros(_POPULATION, dtype=torch.bool, device=device),
+        health=torch.zeros(_POPULATION, dtype=torch.float64, device=device),
+        scale=torch.ones(_POPULATION, dtype=torch.float64, device=device),
     )
     return Case(step=generation, calls=((colony, 0.1 * foraging.tumble(noise_PD)),), name="bfo-generation")
 
 
-def bfo_step() -> Case:
+def bfo_step(device: str = "cpu") -> Case:
     """Return a step of BFO with a closure."""
-    return optimizer_case(BFO)
+    return optimizer_case(BFO, device=device)
 
 
-def adaptive_bfo_step() -> Case:
+def adaptive_bfo_step(device: str = "cpu") -> Case:
     """Return a step of AdaptiveBFO with a closure."""
-    return optimizer_case(AdaptiveBFO)
+    return optimizer_case(AdaptiveBFO, device=device)
 
 
-def hybrid_bfo_step() -> Case:
+def hybrid_bfo_step(device: str = "cpu") -> Case:
     """Return a step of HybridBFO with a closure."""
-    return optimizer_case(HybridBFO)
+    return optimizer_case(HybridBFO, device=device)
 
 
-def original_pattern() -> Case:
+def original_pattern(device: str = "cpu") -> Case:
     """Return the pattern that kept the original from compiling: a Python loop over members, each with `.item()`."""
-    images, labels = digits_mlp.digits()
-    population = torch.randn(8, 640, generator=torch.Generator().manual_seed(0)) * 0.1
+    images, labels = (tensor.to(device) for tensor in digits_mlp.digits())
+    population = (torch.randn(8, 640, generator=torch.Generator().manual_seed(0)) * 0.1).to(device)
 
     def loss(member: Tensor) -> Tensor:
         return nn.functional.cross_entropy(images[:256] @ member.view(64, 10), labels[:256])
@@ -80,14 +80,14 @@ def original_pattern() -> Case:
     return Case(step=generation, name="original-pattern")
 
 
-def adam_step() -> Case:
+def adam_step(device: str = "cpu") -> Case:
     """Return a bare step of torch's Adam."""
-    return optimizer_case(torch.optim.Adam)
+    return optimizer_case(torch.optim.Adam, device=device)
 
 
-def lbfgs_step() -> Case:
+def lbfgs_step(device: str = "cpu") -> Case:
     """Return a step of torch's LBFGS with its closure."""
-    return optimizer_case(torch.optim.LBFGS)
+    return optimizer_case(torch.optim.LBFGS, device=device)
 
 
 digits_mlp_train_step = digits_mlp.train_step

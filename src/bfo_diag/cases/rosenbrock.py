@@ -32,6 +32,6 @@ def workload(*, device: str = "cpu", seed: int = 0) -> Workload:
     )
 
 
-def train_step() -> Case:
+def train_step(device: str = "cpu") -> Case:
     """Return an ordinary Adam step down the valley."""
-    return adam_case(workload(), lr=1e-2)
+    return adam_case(workload(device=device), lr=1e-2)

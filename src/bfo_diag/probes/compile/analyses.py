@@ -15,8 +15,8 @@ from bfo_diag.probes import Progress, Request
 from bfo_diag.probes.compile import compat, coverage
 from bfo_diag.probes.compile.events import Listener, break_observation
 from bfo_diag.probes.compile.payload import read_break
-from bfo_diag.probes.compile.subject import Subject, fresh, returned_case
 from bfo_diag.records import Observation, Place
+from bfo_diag.subject import Subject, fresh, returned_case
 from bfo_diag.targets import Target
 
 _SHOWN_OPERATIONS = 12

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -52,11 +53,21 @@ def fresh(target: Target, *, factory: bool) -> Subject:
         return _subject(optimizer_case(target.value, device=target.device, seed=target.seed))
     case = target.make()
     if factory:
-        made = target.resolve(call_through(target.value, (), {}))
+        made = target.resolve(call_through(target.value, (), _of_the_run(target)))
         if made is None:
             raise TargetLoadError(f"{target.record.target} returned a case once, and something else at its next call")
         case = made
     return _subject(case)
+
+
+def _of_the_run(target: Target) -> dict[str, Any]:
+    """Return the device and seed of the run, where the factory has arguments of these names."""
+    known = {"device": target.device, "seed": target.seed}
+    try:
+        taken = inspect.signature(target.value).parameters
+    except (TypeError, ValueError):
+        return {}
+    return {name: value for name, value in known.items() if name in taken}
 
 
 def _subject(case: Case) -> Subject:

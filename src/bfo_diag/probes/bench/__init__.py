@@ -1,0 +1,241 @@
+"""`bfo-diag bench`: whether compiling pays here: speed-up, compile time, break-even, memory, and the same results.
+
+Each mode's first steps run in processes of their own (cold cache, then warm), and so does each round of timing: within
+one process the same kernel can be 1.06 times faster, and 2.75 times in the next.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from bfo_diag.probes import PartResult, Probe, Progress, Request
+from bfo_diag.probes.bench import compare, summary
+from bfo_diag.probes.bench import judge as judging
+from bfo_diag.probes.bench.arms import EAGER, MODES, REFERENCE, chosen
+from bfo_diag.records import JSONValue, Observation
+
+BUILTINS = ("bfo_generation", "digits_mlp_train_step", "char_transformer_train_step")
+_STOPS = ("timed_out",)
+
+
+def capture(
+    request: Request,
+    *,
+    modes: Annotated[
+        str,
+        typer.Option(
+            help=f"What to compare with eager: {', '.join(MODES)}, or backend:NAME; several with commas.",
+        ),
+    ] = "eager,default",
+    processes: Annotated[int, typer.Option(min=1, help="Fresh processes to time in; fewer than 5 tell little.")] = 5,
+    cold: Annotated[
+        bool,
+        typer.Option("--cold/--warm", help="Count compile time from an empty cache, or with your own cache as it is."),
+    ] = True,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Seconds of timed blocks in each process.")] = 3.0,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Steps you will train, for an advice.", show_default=False)
+    ] = None,
+    folds: Annotated[int, typer.Option(min=1, help="Trainings of so many steps one after the other (K folds).")] = 1,
+    trials: Annotated[int, typer.Option(min=1, help="Repetitions of all that (trials of a search).")] = 1,
+) -> Iterator[Observation | Progress]:
+    """Find out whether compiling pays."""
+    arms = chosen(modes)
+    if request.text is not None:
+        yield from _Bench(request, arms, processes, cold, seconds).run()
+        return
+    from bfo_diag.targets import builtin_record
+
+    yield Observation("case", builtin_record(request.device, request.seed).to_json())
+    for index, name in enumerate(BUILTINS):
+        yield Progress(index, len(BUILTINS), name)
+        bench = _Bench(request, arms, processes, cold, seconds, case=name, target=f"bfo_diag.cases.compiled:{name}")
+        yield from bench.run()
+        if bench.over:
+            return
+
+
+@dataclass
+class _Bench:
+    """The parts of one case, in their order."""
+
+    request: Request
+    arms: list[str]
+    processes: int
+    cold: bool
+    seconds: float
+    case: str = ""
+    target: str | None = None
+    over: bool = False
+    _durations: dict[str, list[float]] = field(default_factory=dict)
+    _done: int = 0
+
+    def run(self) -> Iterator[Observation | Progress]:
+        """Yield what the parts do not put on record themselves."""
+        with tempfile.TemporaryDirectory(prefix="bfo-diag-bench-") as folder:
+            yield from self._in(Path(folder))
+
+    def _in(self, folder: Path) -> Iterator[Observation | Progress]:
+        compiled = self.arms[1:]
+        yield self._progress("eager")
+        eager = self._first(EAGER, "none", folder)
+        if eager.stopped or not eager.of_kind("first"):
+            self.over = any(o.kind in _STOPS for o in eager.observations)
+            return
+        subject = eager.of_kind("subject")[0]
+        yield self._progress("the float64 reference")
+        reference = self._first(REFERENCE, "none", folder, must_end=False)
+        failed = reference.of_kind("mode_failed")
+        working: list[str] = []
+        for arm in compiled:
+            cache = folder / f"cache-{len(working)}" if self.cold else None
+            for name in ("cold" if self.cold else "as it is", "warm"):
+                yield self._progress(f"{arm}, {name} cache")
+                ran = self._first(arm, name, folder, directory=cache, must_end=False)
+                if any(o.kind in _STOPS for o in ran.observations):
+                    self.over = True
+                    return
+                if not ran.of_kind("first"):
+                    break
+            else:
+                working.append(arm)
+                if cache is not None and cache.exists():
+                    shutil.copytree(cache, folder / "cache", dirs_exist_ok=True)
+                yield self._compared(arm, folder, reference_failed=failed[0]["error"] if failed else None)
+                if self._differs and eager.of_kind("first")[0]["rng_used"]:
+                    yield self._progress(f"{arm}, with eager's random stream")
+                    self._first(arm, "warm", folder, directory=cache, must_end=False, same_stream=True)
+                    yield self._compared(arm, folder, reference_failed=None, same_stream=True)
+        for process in range(self.processes if working else 0):
+            yield self._progress(f"timing, process {process + 1} of {self.processes}")
+            options: dict[str, JSONValue] = {
+                "arms": [EAGER, *working],
+                "process": process,
+                "seconds": self.seconds,
+                "factory": subject["factory"],
+            }
+            result = self._part("measure", options, folder / "cache" if self.cold else None)
+            if result.stopped:
+                self.over = any(o.kind in _STOPS for o in result.observations)
+                return
+
+    _differs: bool = False
+
+    def _compared(
+        self, arm: str, folder: Path, *, reference_failed: str | None, same_stream: bool = False
+    ) -> Observation:
+        mine, eager = compare.load(_state(folder, arm, same_stream)), compare.load(_state(folder, EAGER))
+        wide = compare.load(_state(folder, REFERENCE))
+        values: dict[str, JSONValue] = {"arm": arm, "same_stream": same_stream, "part": "compare", "case": self.case}
+        if mine is None or eager is None:
+            self._differs = False
+            return Observation("correctness", {**values, "ok": None, "why": "too few steps ran"})
+        against_eager = compare.difference(mine, eager)
+        if wide is None or same_stream:
+            tolerance, found, of_eager = compare.WITHOUT_REFERENCE, against_eager, None
+        else:
+            of_eager = compare.difference(eager, wide).value
+            tolerance, found = max(compare.TOLERANCE, compare.FACTOR * of_eager), compare.difference(mine, wide)
+            if of_eager > compare.WITHOUT_REFERENCE:
+                # Random numbers drawn in float64 are others: the reference says nothing of this target.
+                tolerance, found, of_eager = compare.WITHOUT_REFERENCE, against_eager, None
+        self._differs = found.value > tolerance
+        return Observation(
+            "correctness",
+            {
+                **values,
+                "ok": not self._differs,
+                "difference": found.value,
+                "where": found.where,
+                "tolerance": tolerance,
+                "eager_difference": of_eager,
+                "against": "eager" if of_eager is None else REFERENCE,
+                "tensors": len(mine),
+                "why": reference_failed or "",
+            },
+        )
+
+    def _first(
+        self,
+        arm: str,
+        cache: str,
+        folder: Path,
+        *,
+        directory: Path | None = None,
+        must_end: bool = True,
+        same_stream: bool = False,
+    ) -> PartResult:
+        state = _state(folder, arm, same_stream)
+        state.unlink(missing_ok=True)
+        options: dict[str, JSONValue] = {
+            "arm": arm,
+            "cache": cache,
+            "state_file": str(state),
+            "role": self.case or "target",
+            "same_stream": same_stream,
+        }
+        return self._part("first", options, directory, must_end=must_end)
+
+    def _part(
+        self, name: str, options: Mapping[str, JSONValue], cache: Path | None, *, must_end: bool = True
+    ) -> PartResult:
+        environment = {} if cache is None else _cache_environment(cache)
+        began = time.monotonic()
+        result = self.request.part(
+            name, options, case=self.case, target=self.target, environment=environment, must_end=must_end
+        )
+        self._durations.setdefault(name, []).append(time.monotonic() - began)
+        self._done += 1
+        return result
+
+    def _progress(self, doing: str) -> Progress:
+        total = 2 + 2 * (len(self.arms) - 1) + self.processes
+        known = self._durations
+        left = None
+        if known:
+            longest = max(max(times) for times in known.values())
+            timing = known["measure"][-1] if "measure" in known else longest + self.seconds * len(self.arms)
+            others = max(0, total - self.processes - self._done)
+            left = others * longest + min(self.processes, total - self._done) * timing
+        where = f"{self.case}: " if self.case else ""
+        return Progress(self._done, total, where + doing, left)
+
+
+def _state(folder: Path, arm: str, same_stream: bool = False) -> Path:
+    return folder / f"{arm.replace(':', '-').replace(' ', '-')}{'-same-stream' if same_stream else ''}.npz"
+
+
+def _cache_environment(folder: Path) -> dict[str, str]:
+    return {"TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"), "TRITON_CACHE_DIR": str(folder / "triton")}
+
+
+def _part(name: str) -> Any:
+    def run(request: Request, **options: Any) -> Iterator[Observation | Progress]:
+        from bfo_diag.probes.bench import work
+
+        yield from (work.first if name == "first" else work.measure)(request, **options)
+
+    return run
+
+
+PROBE = Probe(
+    name="bench",
+    help="Whether compiling pays: speed-up with its interval, compile time, break-even in steps, memory, and whether "
+    "the results are the same.",
+    capture=capture,
+    judge=judging.judge,
+    summarise=summary.summarise,
+    tables=summary.tables,
+    verdict=summary.verdict,
+    measured=summary.measured,
+    parts={name: _part(name) for name in ("first", "measure")},
+    defaults={"device": "auto"},
+)

@@ -1,0 +1,98 @@
+"""Ratios of interleaved timings, their intervals over processes first, and when a compile has paid for itself.
+
+Needs no torch. Times are in seconds a step; a speed-up is eager time / compiled time, so that above 1 is faster.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+RESAMPLES = 2000
+CONFIDENCE = 0.95
+NOISY = 0.05
+"""An A/A control that is off by more than this share marks the result."""
+
+Floats = NDArray[np.float64]
+Pairs = Sequence[tuple[Floats, Floats]]
+"""For each process the times of the baseline and of the arm, round by round (rounds without a compile in them)."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate with its bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def holds(self, number: float) -> bool:
+        """Whether the number lies within."""
+        return self.low <= number <= self.high
+
+    def overlaps(self, other: Interval) -> bool:
+        """Whether the two have a point in common."""
+        return self.low <= other.high and other.low <= self.high
+
+
+def paired(pairs: Pairs, of_pair: Callable[[Floats, Floats], Floats]) -> Interval:
+    """Return the median over processes of the median over rounds of `of_pair`, with its interval.
+
+    Processes are resampled first and rounds within them second: the spread between processes is the larger one, and
+    what one process shows, however steadily, is one draw of it.
+    """
+    values = [of_pair(baseline, arm) for baseline, arm in pairs]
+    generator = np.random.default_rng(0)
+    drawn = np.empty(RESAMPLES)
+    for index in range(RESAMPLES):
+        chosen = generator.integers(len(values), size=len(values))
+        medians = [np.median(generator.choice(values[process], size=len(values[process]))) for process in chosen]
+        drawn[index] = np.median(medians)
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(drawn, [tail, 1 - tail])
+    return Interval(float(np.median([np.median(value) for value in values])), float(low), float(high))
+
+
+def speed_up(pairs: Pairs) -> Interval:
+    """Return baseline time / arm time."""
+    return paired(pairs, lambda baseline, arm: baseline / arm)
+
+
+def saved(pairs: Pairs) -> Interval:
+    """Return the seconds that a step of the arm takes less than one of the baseline."""
+    return paired(pairs, lambda baseline, arm: baseline - arm)
+
+
+def verdict(ratio: Interval, control: Interval | None) -> str:
+    """Return faster, slower or no difference: one needs an interval without 1, and apart from the A/A control's."""
+    if ratio.holds(1.0) or (control is not None and ratio.overlaps(control)):
+        return "no difference"
+    return "faster" if ratio.low > 1 else "slower"
+
+
+def noisy(control: Interval) -> bool:
+    """Whether the same step under two names differs too much to believe the rest."""
+    return abs(control.value - 1) > NOISY
+
+
+@dataclass(frozen=True)
+class BreakEven:
+    """After how many steps a compile has paid for itself; None: never, as far as can be told."""
+
+    steps: Interval | None
+    why: str = ""
+
+
+def break_even(compile_s: float, difference: Interval, faster: bool) -> BreakEven:
+    """Return the steps after which the compile has paid: `compile_s` / seconds saved a step.
+
+    `compile_s` is what the first calls took beyond their steps: sum of the first k compiled calls - k t_eager.
+    """
+    if not faster or difference.low <= 0:
+        return BreakEven(None, "no step is saved for certain")
+    values = [max(0.0, compile_s) / saved_s for saved_s in (difference.value, difference.high, difference.low)]
+    return BreakEven(Interval(*(float(math.ceil(value)) for value in values)))

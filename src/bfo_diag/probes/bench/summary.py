@@ -1,0 +1,200 @@
+"""A bench run as tables, summary and verdict. Needs no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from bfo_diag.probes.bench import statistics as st
+from bfo_diag.probes.bench.arms import EAGER
+from bfo_diag.probes.bench.results import Advice, Case, Mode, cases
+from bfo_diag.records import Cell, Finding, JSONValue, Run, Table
+
+
+def tables(run: Run) -> Iterator[Table]:
+    """Yield the modes of each case, and the advice."""
+    for case in cases(run):
+        if not case.of("first"):
+            continue
+        yield _modes(case)
+
+
+def _modes(case: Case) -> Table:
+    rows: list[tuple[str | Cell, ...]] = []
+    eager_s = case.median_s(EAGER)
+    rows.append((EAGER, duration(eager_s), "1 (baseline)", "-", "-", "-", _memory(case, EAGER), "-"))
+    control = case.control
+    if control is not None:
+        tone = "bad" if case.noisy else "muted"
+        noisy = Cell("noisy machine" if case.noisy else "control", tone)
+        rows.append(("eager again (A/A)", "-", Cell(interval(control), tone), noisy, "-", "-", "-", "-"))
+    for mode in case.modes:
+        word, compared = case.correctness(mode.name)
+        if compared is not None:
+            word += f" ({compared['difference']:.1g})"
+        failed = [failed for failed in case.of("mode_failed") if failed["arm"] == mode.name]
+        if failed:
+            rows.append((mode.name, Cell("not measured: it failed", "bad"), *("-",) * 6))
+            continue
+        rows.append(
+            (
+                mode.name,
+                duration(mode.step_s),
+                "not measured" if mode.ratio is None else interval(mode.ratio),
+                Cell(mode.verdict, "bad" if mode.verdict == "slower" else ""),
+                _compile(mode),
+                _break_even(case, mode),
+                _memory(case, mode.name),
+                Cell(word, "bad" if word.startswith("differs") else ""),
+            )
+        )
+    processes = case.processes
+    threads = f", {processes[0]['threads']} threads" if processes else ""
+    device = processes[0]["device"] if processes else "?"
+    return Table(
+        title=f"{case.name}: time of a step, {len(processes)} processes on {device}{threads}",
+        columns=("mode", "step", "speed-up [95 %]", "verdict", "compile cold / warm", "pays after", "peak", "result"),
+        rows=tuple(rows),
+        caption="speed-up: eager time / mode's time, median of interleaved pairs; result: largest relative difference "
+        "after 5 steps",
+    )
+
+
+def duration(seconds: float | None) -> str:
+    """Return a time in the unit that suits it."""
+    if seconds is None:
+        return "not measured"
+    for limit, unit, factor in ((1e-3, "us", 1e6), (1.0, "ms", 1e3), (120.0, "s", 1.0), (7200.0, "min", 1 / 60)):
+        if seconds < limit:
+            return f"{seconds * factor:.3g} {unit}"
+    return f"{seconds / 3600:.3g} h"
+
+
+def interval(found: st.Interval) -> str:
+    """Return `1.52 [1.47, 1.60]`."""
+    return f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}]"
+
+
+def _compile(mode: Mode) -> str:
+    return " / ".join(duration(mode.compile_s[cache]) if cache in mode.compile_s else "-" for cache in ("cold", "warm"))
+
+
+def _break_even(case: Case, mode: Mode) -> str:
+    cache = "cold" if "cold" in mode.compile_s else "warm"
+    found = mode.break_even(cache)
+    if found.steps is None:
+        return "never" if mode.ratio is not None else "-"
+    eager_s = case.median_s(EAGER) or 0.0
+    low, high = found.steps.low, found.steps.high
+    return f"{found.steps.value:,.0f} steps [{low:,.0f}, {high:,.0f}], {duration(found.steps.value * eager_s)}"
+
+
+def _memory(case: Case, arm: str) -> str:
+    found = case.memory(arm)
+    if "cuda_allocated_mib" in found:
+        return f"{found['cuda_allocated_mib']:.0f} MiB, {found['cuda_reserved_mib']:.0f} reserved"
+    return f"{found['peak_rss_mib']:.0f} MiB" if "peak_rss_mib" in found else "-"
+
+
+def summarise(run: Run) -> dict[str, JSONValue]:
+    """Return the summary of the target, or of each built-in case by its name."""
+    found = cases(run)
+    if run.header.case.target is None and found:
+        return {"cases": {case.name: _summary(case) for case in found}}
+    return _summary(found[0]) if found else {}
+
+
+def _summary(case: Case) -> dict[str, JSONValue]:
+    processes = case.processes
+    advice = case.advice
+    return {
+        "device": processes[0]["device"] if processes else None,
+        "threads": processes[0]["threads"] if processes else None,
+        "processes": len(processes),
+        "eager_step_s": case.median_s(EAGER),
+        "control": _interval(case.control),
+        "noisy": case.noisy,
+        "thrown_away": {arm: sum(p["thrown_away"].get(arm, 0) for p in processes) for arm in (EAGER, *case.arms)},
+        "modes": {mode.name: _mode(case, mode) for mode in case.modes},
+        "advice": None
+        if advice is None
+        else {
+            "steps": advice.steps,
+            "runs": advice.runs,
+            "mode": advice.best,
+            "eager_s": advice.eager_s,
+            "mode_s": advice.best_s,
+            "totals_s": dict(advice.totals_s),
+        },
+    }
+
+
+def _mode(case: Case, mode: Mode) -> dict[str, JSONValue]:
+    word, compared = case.correctness(mode.name)
+    eager_s = case.median_s(EAGER)
+    even = {}
+    for cache in mode.cost_s:
+        found = mode.break_even(cache)
+        even[cache] = {
+            "steps": "never" if found.steps is None else _interval(found.steps),
+            "minutes": None if found.steps is None or eager_s is None else found.steps.value * eager_s / 60,
+            "why": found.why,
+        }
+    return {
+        "step_s": mode.step_s,
+        "speed_up": _interval(mode.ratio),
+        "verdict": mode.verdict,
+        "compile_s": dict(mode.compile_s),
+        "break_even": even,
+        "memory": case.memory(mode.name),
+        "eager_memory": case.memory(EAGER),
+        "correctness": {"result": word, **({} if compared is None else {k: compared[k] for k in _COMPARED})},
+        "cudagraphs": case.cudagraphs(mode.name),
+    }
+
+
+_COMPARED = ("difference", "where", "tolerance", "against", "eager_difference", "tensors")
+
+
+def _interval(found: st.Interval | None) -> dict[str, float] | None:
+    return None if found is None else {"value": found.value, "low": found.low, "high": found.high}
+
+
+def measured(run: Run) -> bool:
+    """Whether any process timed anything."""
+    return any(case.processes for case in cases(run))
+
+
+def verdict(run: Run, findings: tuple[Finding, ...]) -> str:
+    """Return the answer in one line, or one a case."""
+    found = [case for case in cases(run) if case.processes]
+    if not found:
+        return "Nothing was measured: no process timed a step."
+    return "\n".join((f"{case.name}: " if len(found) > 1 else "") + _answer(case) for case in found)
+
+
+def _answer(case: Case) -> str:
+    noisy = "Noisy machine, take this with care: " if case.noisy else ""
+    parts = [_of_mode(case, mode) for mode in case.modes if mode.ratio is not None]
+    text = noisy + "; ".join(parts) + "."
+    if len(case.processes) < 5:
+        text += f" Only {len(case.processes)} process{'es' if len(case.processes) > 1 else ''}: five tell more."
+    advice = case.advice
+    return text if advice is None else f"{text} {_advice(advice)}"
+
+
+def _of_mode(case: Case, mode: Mode) -> str:
+    assert mode.ratio is not None
+    if mode.verdict == "no difference":
+        return f"{mode.name}: no difference, so compiling never pays"
+    if mode.verdict == "slower":
+        return f"{mode.name}: slower, at {mode.ratio.value:.2f} of eager's speed"
+    return f"{mode.name}: {mode.ratio.value:.2f} times eager's speed, pays after {_break_even(case, mode)}"
+
+
+def _advice(advice: Advice) -> str:
+    times = f"{advice.runs} x " if advice.runs > 1 else ""
+    what = f"For {times}{advice.steps:,} steps: "
+    if advice.best == EAGER:
+        return f"{what}do not compile; eager takes {duration(advice.eager_s)}, and no mode is sure to take less."
+    saved, whole = duration(advice.eager_s - advice.best_s), duration(advice.eager_s)
+    return f"{what}compile with {advice.best}; it takes {duration(advice.best_s)} and saves {saved} of {whole}."
