@@ -2,8 +2,9 @@
 
     python benchmarks/bench_power.py [RUNS] [BURNERS]
 
-Each run times in five fresh processes with the bench's own timer and judges with its own statistics, while BURNERS other
-processes keep the cores busy. Prints how many of RUNS said "no difference" of the same step, and how many found the sleep.
+Each run times in five fresh processes with the bench's own timer and judges with its own statistics, while BURNERS
+other processes keep the cores busy. Prints how many of RUNS said "no difference" of the same step, and how many found
+the sleep.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def worker(process: int) -> None:
     timer = _Timer({EAGER: plain(), "same": plain(), "sleeping": sleeping(tenth), CONTROL: plain()}, "cpu")
     for arm in timer.times:
         timer.warm_up(arm)
-    timer.run(SECONDS, first_reversed=process % 2 == 1)
+    timer.run(SECONDS, seed=process)
     print(json.dumps(timer.times))
 
 
@@ -88,7 +89,9 @@ def main() -> None:
             right["same"] += found["same"][0] == "no difference"
             right["sleeping"] += found["sleeping"][0] == "slower"
             right["noisy"] += found["control"][0] == "noisy"
-            print(f"run {run + 1}: " + "; ".join(f"{name}: {' '.join(what)}" for name, what in found.items()), flush=True)
+            print(
+                f"run {run + 1}: " + "; ".join(f"{name}: {' '.join(what)}" for name, what in found.items()), flush=True
+            )
     finally:
         for process in load:
             process.kill()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import resource
@@ -10,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -18,40 +16,6 @@ import torch
 from bfo_diag import store
 from bfo_diag.records import Outcome
 from bfo_diag.workspace import Workspace
-
-COMMAND = [sys.executable, "-c", "from bfo_diag.cli.app import main; main()"]
-
-
-class Result:
-    def __init__(self, done: subprocess.CompletedProcess[str], workspace: Path) -> None:
-        self.code, self.out, self.err = done.returncode, done.stdout, done.stderr
-        self.runs = store.runs(Workspace(workspace))
-
-    @property
-    def run(self):
-        return store.read(self.runs[-1])
-
-    @property
-    def document(self):
-        return json.loads(self.out, parse_constant=lambda literal: pytest.fail(literal))
-
-
-@pytest.fixture
-def bfo_diag(tmp_path):
-    def call(*arguments: str, environment: dict[str, str] | None = None, **options: object) -> Result:
-        env = {**os.environ, "BFO_DIAG_WORKSPACE": str(tmp_path), "COLUMNS": "200", **(environment or {})}
-        done = subprocess.run(
-            [*COMMAND, *arguments], capture_output=True, text=True, env=env, check=False, timeout=120, **options
-        )
-        assert "bfo_diag/" not in done.stderr, "a traceback of ours"
-        return Result(done, tmp_path)
-
-    return call
-
-
-@pytest.fixture
-def misbehaving(targets_folder):
-    return f"{targets_folder / 'misbehaving.py'}:"
 
 
 def test_a_cut_ends_with_one_and_names_the_log_last(bfo_diag, targets_folder):
@@ -159,10 +123,10 @@ def test_a_refusal_is_a_document_too(bfo_diag, targets_folder):
     assert [f["code"] for f in done.document["findings"]] == ["TARGET-REFUSED"]
 
 
-def test_stdout_that_can_not_be_written_is_said_without_a_traceback(bfo_diag, targets_folder, tmp_path):
+def test_stdout_that_can_not_be_written_is_said_without_a_traceback(bfo_diag, targets_folder, tmp_path, command):
     with open("/dev/full", "w") as full:  # noqa: PTH123
         done = subprocess.run(
-            [*COMMAND, "gradients", f"{targets_folder / 'misbehaving.py'}:good", "--workspace", str(tmp_path)],
+            [*command, "gradients", f"{targets_folder / 'misbehaving.py'}:good", "--workspace", str(tmp_path)],
             stdout=full,
             stderr=subprocess.PIPE,
             text=True,
@@ -173,9 +137,9 @@ def test_stdout_that_can_not_be_written_is_said_without_a_traceback(bfo_diag, ta
     assert "Traceback" not in done.stderr
 
 
-def test_ctrl_c_leaves_a_log_that_says_so(tmp_path, misbehaving):
+def test_ctrl_c_leaves_a_log_that_says_so(tmp_path, misbehaving, command):
     process = subprocess.Popen(
-        [*COMMAND, "gradients", misbehaving + "never_returns", "--workspace", str(tmp_path)],
+        [*command, "gradients", misbehaving + "never_returns", "--workspace", str(tmp_path)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -293,11 +257,11 @@ def test_help_never_imports_torch(arguments):
     assert "bfo-diag" in done.stdout
 
 
-def test_a_kill_of_the_tool_at_random_moments_leaves_a_log_that_loads_and_no_child(tmp_path, targets_folder):
+def test_a_kill_of_the_tool_at_random_moments_leaves_a_log_that_loads_and_no_child(tmp_path, targets_folder, command):
     moments = random.Random(1)
     for _ in range(4):
         tool = subprocess.Popen(
-            [*COMMAND, "gradients", "--scenario", "all-grad", "--steps", "500", "--evaluations", "100000"],
+            [*command, "gradients", "--scenario", "all-grad", "--steps", "500", "--evaluations", "100000"],
             env={**os.environ, "BFO_DIAG_WORKSPACE": str(tmp_path)},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

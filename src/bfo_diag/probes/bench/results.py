@@ -70,7 +70,7 @@ class Case:
         seen = [first["arm"] for first in (*self.of("first"), *self.of("mode_failed"))]
         return [arm for arm in dict.fromkeys(seen) if arm != EAGER and "reference" not in arm]
 
-    def pairs(self, arm: str) -> st.Pairs:
+    def pairs(self, arm: str, baseline: str = EAGER) -> st.Pairs:
         """Return for each process the times of eager and of the arm, in the rounds that count for both."""
         found: list[tuple[st.Floats, st.Floats]] = []
         for process in self.processes:
@@ -78,7 +78,7 @@ class Case:
                 continue
             rows = [
                 (eager, other)
-                for eager, other in zip(process["step_s"][EAGER], process["step_s"][arm], strict=True)
+                for eager, other in zip(process["step_s"][baseline], process["step_s"][arm], strict=True)
                 if eager is not None and other is not None
             ]
             if rows:
@@ -113,6 +113,7 @@ class Case:
     def _mode(self, arm: str) -> Mode:
         pairs = self.pairs(arm)
         ratio = st.speed_up(pairs) if pairs else None
+        over_twin = self.pairs(arm, CONTROL)
         eager_s = self.median_s(EAGER)
         compile_s: dict[str, float] = {}
         cost_s: dict[str, float] = {}
@@ -125,7 +126,7 @@ class Case:
         return Mode(
             name=arm,
             ratio=ratio,
-            verdict="not measured" if ratio is None else st.verdict(ratio, self.control),
+            verdict="not measured" if ratio is None else st.verdict(ratio, st.speed_up(over_twin)),
             step_s=self.median_s(arm),
             saved=st.saved(pairs) if pairs else None,
             cost_s=cost_s,

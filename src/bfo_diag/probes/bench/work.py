@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import math
+import random
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -108,7 +109,7 @@ def first(
 def measure(
     request: Request, *, arms: list[str], process: int, seconds: float, factory: bool
 ) -> Iterator[Observation | Progress]:
-    """Time the arms in interleaved blocks: A B C A' then A' C B A, and so on; A' is the A/A control."""
+    """Time the arms in interleaved blocks: A C A' B, then B A' C A, and so on; A' is the A/A control."""
     target = request.load()
     steps: dict[str, Callable[[int], Any]] = {}
     for arm in (*arms, CONTROL):
@@ -126,7 +127,7 @@ def measure(
             return
         if done.value is False:
             yield Observation("never_settled", {"arm": arm, "process": process})
-    done_all = attempt(lambda: timer.run(seconds, first_reversed=process % 2 == 1))
+    done_all = attempt(lambda: timer.run(seconds, seed=process))
     if done_all.raised is not None:
         yield from _stopped(done_all, "timed blocks")
         return
@@ -172,9 +173,13 @@ class _Timer:
         self.steps_per_block[arm] = max(1, math.ceil(BLOCK_S / max(took, 1e-7)))
         return quiet >= _QUIET
 
-    def run(self, seconds: float, *, first_reversed: bool) -> None:
-        """Run rounds for about so many seconds, at least a few."""
-        order = list(self._steps)
+    def run(self, seconds: float, *, seed: int) -> None:
+        """Run rounds for about so many seconds, at least a few.
+
+        Each second round is the one before it backwards, and each pair of rounds has an order of its own: what runs
+        right after an arm that sleeps, or that fills the caches, would else be told apart by its neighbour.
+        """
+        order, shuffle = list(self._steps), random.Random(seed).shuffle
         gc.collect()
         collecting = gc.isenabled()
         gc.disable()
@@ -183,7 +188,11 @@ class _Timer:
         try:
             while rounds < _MOST_ROUNDS and (rounds < _LEAST_ROUNDS or time.perf_counter() - began < seconds):
                 row: dict[str, tuple[float | None, float | None]] = {}
-                for arm in order if (rounds % 2 == 0) is not first_reversed else order[::-1]:
+                if rounds % 2 == 0:
+                    shuffle(order)
+                else:
+                    order.reverse()
+                for arm in order:
                     before = _frames()
                     wall, event = self._block(arm, self.steps_per_block[arm])
                     if _frames() == before:
