@@ -43,11 +43,10 @@ def paired(pairs: Pairs, of_pair: Callable[[Floats, Floats], Floats]) -> Interva
     """
     values = [of_pair(baseline, arm) for baseline, arm in pairs]
     generator = np.random.default_rng(0)
-    drawn = np.empty(RESAMPLES)
-    for index in range(RESAMPLES):
-        chosen = generator.integers(len(values), size=len(values))
-        medians = [np.median(generator.choice(values[process], size=len(values[process]))) for process in chosen]
-        drawn[index] = np.median(medians)
+    count = len(values)
+    medians_PB = np.stack([np.median(generator.choice(v, size=(RESAMPLES, len(v))), axis=1) for v in values])
+    processes_BP = generator.integers(count, size=(RESAMPLES, count))
+    drawn = np.median(medians_PB[processes_BP, generator.integers(RESAMPLES, size=(RESAMPLES, count))], axis=1)
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(drawn, [tail, 1 - tail])
     return Interval(float(np.median([np.median(value) for value in values])), float(low), float(high))

@@ -177,7 +177,7 @@ def _guard(text: str) -> Guard:
 
 def guarded_name(condition: str) -> str:
     """Return what a guard is about: `tensor 'x'`, `s.step`, or the condition itself."""
-    tensor = re.match(r"tensor '(.+?)'", condition)
+    tensor = re.match(r"tensor '(?:L\[')?(.+?)(?:'\])?' ", condition)
     if tensor:
         return f"tensor {tensor[1]}"
     for pattern in (
