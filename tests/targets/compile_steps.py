@@ -207,3 +207,27 @@ class SortOfFrozen(Net):
     def __init__(self):
         super().__init__()
         self.requires_grad_(False)
+
+
+def wrong_when_compiled():
+    weight = torch.ones(4, requires_grad=True)
+
+    def step():
+        factor = 2.0 if torch.compiler.is_compiling() else 1.0
+        with torch.no_grad():
+            weight.sub_(0.1 * factor * weight)
+        return weight.sum()
+
+    return Case(step=step, parameters={"weight": weight})
+
+
+def draws_random_numbers():
+    weight = torch.ones(64, requires_grad=True)
+
+    def step():
+        noise = torch.randn(64)
+        with torch.no_grad():
+            weight.add_(0.1 * noise)
+        return weight.sum()
+
+    return Case(step=step, parameters={"weight": weight})
