@@ -6,10 +6,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check wheel gpu clean
+.PHONY: help demo test test-torch-2.11 check wheel gpu clean
 
 help:  ## List the targets
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+	@grep -E '^[a-z0-9.-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "constraints.txt is for Python 3.11 and newer: make PYTHON=python3.11 ...")'
@@ -31,11 +31,23 @@ $(VENV)/.dev: $(VENV)/.torch pyproject.toml
 	$(PIP) --editable '.[dev]'
 	@touch $@
 
-demo: $(VENV)/.demo  ## Examine the built-in cases, and name the log
+demo: $(VENV)/.demo  ## Examine the built-in cases, and name the logs
 	$(BIN)/bfo-diag gradients
+	$(BIN)/bfo-diag compile
 
 test: $(VENV)/.test  ## Run the tests
 	$(BIN)/python -m pytest
+
+# (A plain install of this torch brings its CUDA packages, some 5 GB.)
+.venv-torch-2.11/.test: pyproject.toml
+	$(PYTHON) -m venv .venv-torch-2.11
+	grep -v -e '^torch==' constraints.txt > .venv-torch-2.11/constraints.txt
+	.venv-torch-2.11/bin/pip install --quiet -c .venv-torch-2.11/constraints.txt torch==2.11.0
+	.venv-torch-2.11/bin/pip install --quiet -c .venv-torch-2.11/constraints.txt --editable '.[test]'
+	@touch $@
+
+test-torch-2.11: .venv-torch-2.11/.test  ## Run the tests of the compile probe on torch 2.11, in an environment of its own
+	.venv-torch-2.11/bin/python -m pytest tests/bfo_diag/probes/compile
 
 check: $(VENV)/.dev  ## Lint, types and import contracts
 	$(BIN)/ruff check
@@ -50,4 +62,4 @@ gpu: $(VENV)/.test  ## Run the tests that need a CUDA device
 	$(BIN)/python -m pytest tests/gpu -rs
 
 clean:  ## Remove what the others made (not logs/)
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) .venv-torch-2.11 build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -1,4 +1,4 @@
-"""bfo-diag: why a PyTorch training step gets no gradient.
+"""bfo-diag: why a PyTorch training step gets no gradient or does not compile, and whether compiling it pays.
 
 `Case` is what a factory of yours returns for the command line to examine.
 """
