@@ -7,13 +7,13 @@ calls `sys.exit` must not end the tool. An error of our own (`DiagError`) passes
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from bfo_diag import frames
 from bfo_diag.errors import DiagError
-from bfo_diag.records import Observation
+from bfo_diag.records import Observation, Place
 
 T = TypeVar("T")
 _LONGEST_MESSAGE = 4000
@@ -74,6 +74,14 @@ class Attempt(Generic[T]):
         """Whether it returned."""
         return self.raised is None and not self.timed_out
 
+    def observations(self, phase: str, *, step: int | None = None) -> Iterator[Observation]:
+        """Yield the fact for the log where it did not return; `phase` says what the target was doing."""
+        if self.timed_out:
+            spot = self.stopped_at
+            yield Observation("timed_out", {"phase": phase}, spot.place(step=step) if spot else Place(step=step))
+        elif self.raised is not None:
+            yield self.raised.observation(phase, step=step)
+
 
 def attempt(function: Callable[[], T]) -> Attempt[T]:
     """Call the target's `function`, and return its value or what it raised.
@@ -88,7 +96,11 @@ def attempt(function: Callable[[], T]) -> Attempt[T]:
         raise
     except TimeLimitReached as reached:
         return Attempt(timed_out=True, stopped_at=frames.innermost(reached.stack))
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        if type(error).__module__.startswith("bfo_diag."):
+            raise  # a signal of our own, which no target may swallow
         return Attempt(raised=describe(error))
 
 
@@ -102,7 +114,7 @@ def call_through(function: Callable[..., T], args: tuple[Any, ...], kwargs: dict
 
 def describe(error: BaseException) -> Raised:
     """Return what is worth keeping of `error`: its text, and its traceback without our own and torch's mode frames."""
-    message = f"sys.exit({error.code!r})" if isinstance(error, SystemExit) else str(error)
+    message = _text_of(error)
     if len(message) > _LONGEST_MESSAGE:
         message = message[:_LONGEST_MESSAGE] + f" ... ({len(message)} characters in all)"
     stack = frames.of_traceback(error.__traceback__)
@@ -119,6 +131,14 @@ def describe(error: BaseException) -> Raised:
         stack=stack,
         by_target=not in_our_code and any(s.owner not in not_the_users or s.function == _THROUGH for s in stack),
     )
+
+
+def _text_of(error: BaseException) -> str:
+    """Return what an exception says; one whose own `__str__` raises says nothing."""
+    try:
+        return f"sys.exit({error.code!r})" if isinstance(error, SystemExit) else str(error)
+    except Exception as second:
+        return f"(its message can't be had: __str__ raised {type(second).__name__})"
 
 
 def user_traceback(error: BaseException) -> str:

@@ -2,6 +2,7 @@
 
     DiagError                  exit 2: wrong usage
     |-- TargetLoadError        exit 2: the target can't be found, imported or called as it is
+    |   |-- CaseError          exit 2: a Case was made of what can't be run (a TypeError too)
     |-- WorkspaceError         exit 2: the workspace can't be written (permissions, full disk)
     |-- RecordError            exit 2: a log does not hold what its schema says
 
@@ -44,6 +45,10 @@ class DiagError(Exception):
 
 class TargetLoadError(DiagError):
     """TARGET names nothing that can be examined."""
+
+
+class CaseError(TargetLoadError, TypeError):
+    """A `Case` was made of what can't be run."""
 
 
 class WorkspaceError(DiagError):

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from bfo_diag.errors import RecordError
+from bfo_diag.errors import CaseError, RecordError
 
 SCHEMA = 1
 """Version of the record format; a reader refuses a higher one."""
@@ -377,9 +377,12 @@ class Case:
 
     def __post_init__(self) -> None:
         if not callable(self.step):
-            raise TypeError(f"Case(step=...) must be a callable, not {type(self.step).__name__}")
+            raise CaseError(f"Case(step=...) must be a callable, not {type(self.step).__name__}")
         if not all(isinstance(arguments, tuple) for arguments in self.calls):
-            raise TypeError("Case(calls=...) must be tuples: the arguments of step at each call")
+            raise CaseError(
+                "Case(calls=...) must hold tuples, the arguments of step at each call",
+                mend="write calls=[(x,), (y,)]: a comma makes a tuple of one",
+            )
 
     def arguments(self, call: int) -> tuple[Any, ...]:
         """Return the arguments of step at a call, counted from 0."""

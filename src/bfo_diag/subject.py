@@ -75,17 +75,22 @@ def _subject(case: Case) -> Subject:
     return Subject(case, step.module if isinstance(step, ModuleStep) else step)
 
 
-def returned_case(target: Target, subject: Subject, returned: object) -> bool:
-    """Whether the target's own function is a factory, going by what its first call returned.
+def as_it_is(target: Target) -> tuple[Subject, bool]:
+    """Make the first plain call, and return the subject and whether the target is a factory, which the call tells.
 
     Raises:
         TargetLoadError: inputs were given, and it is neither a module nor a factory of one.
     """
+    subject = fresh(target, factory=False)
+    returned = subject.call(subject.function, 0)
     if subject.case.step is not target.value:
-        return False
-    made = target.resolve(returned)
-    if made is None and target.inputs:
-        raise TargetLoadError(
-            f"--input goes with an nn.Module, and {target.record.target} returned {type(returned).__name__}"
-        )
-    return made is not None
+        return subject, False
+    if target.resolve(returned) is None:
+        if target.inputs:
+            raise TargetLoadError(
+                f"--input goes with an nn.Module, and {target.record.target} returned {type(returned).__name__}"
+            )
+        return subject, False
+    subject = fresh(target, factory=True)
+    subject.call(subject.function, 0)
+    return subject, True

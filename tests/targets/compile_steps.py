@@ -231,3 +231,68 @@ def draws_random_numbers():
         return weight.sum()
 
     return Case(step=step, parameters={"weight": weight})
+
+
+def python_float_that_changes():
+    weight = torch.ones(4)
+
+    def step(x, lr):
+        return x * lr + weight
+
+    return Case(step=step, calls=[(x4, 0.1 * 0.9**index) for index in range(4)])
+
+
+def mostly_eager_and_compiles_itself():
+    doubled = torch.compile(lambda x: x * 2, backend="aot_eager")
+
+    def step(x):
+        y = doubled(x)
+        for _ in range(9):
+            y = y.sin()
+        return y
+
+    return Case(step=step, calls=[(x4,)])
+
+
+def compiles_its_forward():
+    model = nn.Linear(4, 2)
+    loss = torch.compile(lambda x: model(x).square().sum(), backend="aot_eager")
+
+    def step():
+        model.zero_grad()
+        loss(x4).backward()
+
+    return Case(step=step, model=model)
+
+
+def uneven_calls():
+    @torch.compiler.disable
+    def helper(x, count):
+        for _ in range(count):
+            x = x.sin()
+        return x
+
+    def step(x, count):
+        return helper(x * 2, count) + 1
+
+    return Case(step=step, calls=[(x4, 1), (x4, 8)])
+
+
+def endless_in_the_compiler():
+    if torch.compiler.is_compiling():
+        n = 0
+        while True:
+            n += 1
+    return x4 * 2
+
+
+def bad_case():
+    return Case(step=clean, calls=[x4])
+
+
+class OwnSignal(BaseException):
+    pass
+
+
+def raises_a_base_exception():
+    raise OwnSignal("mine")

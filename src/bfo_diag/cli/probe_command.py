@@ -104,7 +104,9 @@ def _gates(probe: Probe, text: str) -> tuple[str, ...]:
             f"--fail-on {', '.join(wrong) or repr(text)} is not known",
             mend=f"choose from {', '.join(probe.gates)}, or none",
         )
-    return () if "none" in names else names
+    if "none" in names and len(names) > 1:
+        raise DiagError(f"--fail-on {text}: none goes with no other", mend="--fail-on none, or the others alone")
+    return () if names == ("none",) else names
 
 
 def _run(

@@ -11,7 +11,7 @@ ENTRIES = (
         "COMPILE-NOT-APPLIED",
         _ERROR,
         why="torch.compile was asked for, and nothing of the target runs in a compiled graph.",
-        fix="see the reason: what disables it, or what breaks before the first operation",
+        fix="take away what disables it, or mend the break at the line that is named: nothing after it was compiled",
         url=_DOCS,
     ),
     Entry(
@@ -52,7 +52,7 @@ ENTRIES = (
         "COMPILE-RECOMPILED",
         _NOTE,
         why="a guard failed, the function was compiled again, and it stayed so.",
-        fix="nothing, if the inputs vary so in training too; mark_dynamic avoids the second compile",
+        fix="nothing, if the inputs vary so in training too; for sizes, mark_dynamic avoids the second compile",
         url="https://docs.pytorch.org/docs/stable/torch.compiler_dynamic_shapes.html",
     ),
     Entry(
@@ -90,6 +90,7 @@ ENTRIES = (
 )
 
 BREAK_MENDS = {
+    "GB0007": "call it outside of the compiled function, and pass in what it returns",
     "GB0008": "leave this call outside of the compiled function: compile forward and loss, and call zero_grad() and "
     "the like from the loop around it",
     "GB0025": "in your own code: remove the torch._dynamo.graph_break(). In Optimizer.step torch breaks on purpose: "

@@ -20,9 +20,8 @@ from bfo_diag.errors import DiagError
 from bfo_diag.probes import Progress, Request
 from bfo_diag.probes.bench.arms import CONTROL, EAGER, REFERENCE, compile_options, uses_cuda_graphs
 from bfo_diag.probes.bench.reference import InFloat64, arrays, state_of, widen
-from bfo_diag.records import Observation, Place
-from bfo_diag.subject import Subject, fresh, returned_case
-from bfo_diag.targets import Target
+from bfo_diag.records import Observation
+from bfo_diag.subject import Subject, as_it_is, fresh
 
 BLOCK_S = 0.010
 """Least length of a timed block, in seconds."""
@@ -40,9 +39,9 @@ def first(
     target = request.load()
     if role == "target" and arm == EAGER:
         yield Observation("case", target.record.to_json())
-    made = _fresh(target)
+    made = attempt(lambda: as_it_is(target))
     if made.value is None:
-        yield from _stopped(made, "make")
+        yield from made.observations("make")
         return
     subject, factory = made.value
     if arm == EAGER:
@@ -87,7 +86,7 @@ def first(
             },
         )
         if arm == EAGER or result.timed_out:
-            yield from _stopped(result, f"{arm}, step {len(times)}", number=len(times))
+            yield from result.observations(f"{arm}, step {len(times)}", step=len(times))
         return
     yield Observation(
         "first",
@@ -115,7 +114,7 @@ def measure(
     for arm in (*arms, CONTROL):
         made = attempt(lambda: fresh(target, factory=factory))
         if made.value is None:
-            yield from _stopped(made, "make")
+            yield from made.observations("make")
             return
         steps[arm], _ = _step_of(made.value, arm, False)
     timer = _Timer(steps, request.device)
@@ -123,13 +122,13 @@ def measure(
         yield Progress(0, None, f"warming up {arm}")
         done = attempt(lambda arm=arm: timer.warm_up(arm))  # type: ignore[misc]
         if not done.ok:
-            yield from _stopped(done, f"warm-up of {arm}")
+            yield from done.observations(f"warm-up of {arm}")
             return
         if done.value is False:
             yield Observation("never_settled", {"arm": arm, "process": process})
     done_all = attempt(lambda: timer.run(seconds, seed=process))
     if done_all.raised is not None:
-        yield from _stopped(done_all, "timed blocks")
+        yield from done_all.observations("timed blocks")
         return
     yield Observation(
         "measured",
@@ -145,7 +144,7 @@ def measure(
         },
     )
     if done_all.timed_out:
-        yield from _stopped(done_all, "timed blocks")
+        yield from done_all.observations("timed blocks")
 
 
 class _Timer:
@@ -233,23 +232,6 @@ class _Timer:
             self._number[arm] += 1
 
 
-def _fresh(target: Target) -> Attempt[tuple[Subject, bool]]:
-    """Make the subject; where the target is a plain function, its first call tells whether it is a factory."""
-
-    def make() -> tuple[Subject, bool]:
-        if target.kind != "step":
-            return fresh(target, factory=False), False
-        subject = fresh(target, factory=False)
-        rng = torch.get_rng_state()
-        returned = subject.call(subject.function, 0)
-        torch.set_rng_state(rng)
-        if returned_case(target, subject, returned):
-            return fresh(target, factory=True), True
-        return subject, False
-
-    return attempt(make)
-
-
 def _step_of(
     subject: Subject, arm: str, same_stream: bool
 ) -> tuple[Callable[[int], Any], contextlib.AbstractContextManager[Any]]:
@@ -330,11 +312,3 @@ def _kept(value: Any) -> Any:
 def _save(path: str, state: dict[str, np.ndarray[Any, Any]]) -> None:
     with Path(path).open("wb") as file:
         np.savez(file, **state)  # type: ignore[arg-type]
-
-
-def _stopped(result: Attempt[Any], phase: str, *, number: int | None = None) -> Iterator[Observation]:
-    if result.timed_out:
-        spot = result.stopped_at
-        yield Observation("timed_out", {"phase": phase}, spot.place(step=number) if spot else Place(step=number))
-    elif result.raised is not None:
-        yield result.raised.observation(phase, step=number)

@@ -80,8 +80,9 @@ def capture(
             sites = Analysis("", tuple(enumerate(seen, 1))).sites
             if any(observation.kind == "call" for observation in seen):
                 baselines.write(Path(baseline), sites)
-                known = baselines.entries_of(sites)
-        yield Observation("baseline", {"file": baseline, "sites": known, "written": update_baseline})
+                known = baselines.entries_of(sites, Path(baseline).parent)
+        where = str(Path(baseline).resolve())
+        yield Observation("baseline", {"file": where, "sites": known, "written": update_baseline})
 
 
 def _examine(
@@ -89,7 +90,7 @@ def _examine(
 ) -> Iterator[Observation | Progress]:
     total = 2 + fullgraph
     yield Progress(0, total, "the target as it is, and explain")
-    survey = request.part("survey", {"calls": calls, "role": "target"})
+    survey = request.part("survey", {"calls": calls, "backend": how["backend"], "role": "target"})
     seen.extend(survey.observations)
     subjects = survey.of_kind("subject")
     if survey.stopped or not subjects:
@@ -105,8 +106,10 @@ def _examine(
         yield Progress(2, total, "fullgraph=True")
         full = request.part("fullgraph", common, must_end=False)
         seen.extend(full.observations)
-        if not full.ended:
-            yield Observation("fullgraph", {"part": "fullgraph", "ok": False, "graphs": 0, "raised": False})
+        for died in full.of_kind("part_died"):
+            how_it_died = died["signal"] or f"exit status {died['exit_status']}"
+            values = {"part": "fullgraph", "ok": False, "graphs": 0, "raised": False, "died": how_it_died}
+            yield Observation("fullgraph", values)
         if full.stopped:
             return
     if try_fixes:
@@ -141,7 +144,7 @@ def _compared(switch: str, before: Analysis, tried: PartResult) -> Observation:
     after = Analysis("", relabelled)
     worked = tried.ended and not tried.stopped and len(after.calls) == len(before.calls)
     worked = worked and all(call["ok"] for call in after.calls) and any(after.graphs.values())
-    old, new = {site.key: site for site in before.sites}, {site.key for site in after.sites}
+    old, new = {site.key(): site for site in before.sites}, {site.key() for site in after.sites}
     differs = worked and not _same(before.calls[0]["returned"], after.calls[0]["returned"])
     gone = [key for key in old if key not in new and old[key].code in _FIXES and _FIXES[old[key].code] == switch]
     mends = gone if worked and not differs and new <= set(old) else []
@@ -153,6 +156,7 @@ def _compared(switch: str, before: Analysis, tried: PartResult) -> Observation:
             "part": "fix",
             "switch": switch,
             "mends": mends,
+            "for": [site.key() for site in before.sites if _FIXES.get(site.code) == switch],
             "differs": differs,
             "worked": worked,
             "why": why,
@@ -179,9 +183,8 @@ def _builtins(
     how = {**how, "backend": how["backend"] or ("inductor" if how["mode"] else _BUILTIN_BACKEND)}
     for index, builtin in enumerate(BUILTINS):
         yield Progress(index, len(BUILTINS), builtin.name)
-        survey = request.part(
-            "survey", {"calls": calls, "role": builtin.name}, case=builtin.name, target=builtin.target
-        )
+        options = {"calls": calls, "backend": how["backend"], "role": builtin.name}
+        survey = request.part("survey", options, case=builtin.name, target=builtin.target)
         if survey.stopped or not survey.of_kind("subject"):
             if any(o.kind == "timed_out" for o in survey.observations):
                 return

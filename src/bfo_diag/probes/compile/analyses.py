@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,39 +18,31 @@ from bfo_diag.probes import Progress, Request
 from bfo_diag.probes.compile import compat, coverage
 from bfo_diag.probes.compile.events import Listener, break_observation
 from bfo_diag.probes.compile.payload import read_break
-from bfo_diag.records import Observation, Place
-from bfo_diag.subject import Subject, fresh, returned_case
+from bfo_diag.records import Observation
+from bfo_diag.subject import Subject, as_it_is, fresh
 from bfo_diag.targets import Target
 
 _SHOWN_OPERATIONS = 12
+_COUNTED_CALLS = 16
 
 
-def survey(request: Request, *, calls: int, role: str) -> Iterator[Observation | Progress]:
+def survey(request: Request, *, calls: int, backend: str, role: str) -> Iterator[Observation | Progress]:
     """Find out what the target is, what explain says of it, and how much of it graphs would cover."""
+    if backend not in compat.backends():
+        raise DiagError(
+            f"--backend {backend!r} is no backend of this torch", mend=f"choose from {', '.join(compat.backends())}"
+        )
     target = request.load()
     if role == "target":
         yield Observation("case", target.record.to_json())
-    made = attempt(lambda: fresh(target, factory=False))
-    if made.value is None:
-        yield from _stopped(made, "make")
-        return
-    subject, factory = made.value, False
     with Listener() as listener:
-        first = attempt(lambda: made.value.call(made.value.function, 0))  # type: ignore[union-attr]
-    if first.ok and returned_case(target, subject, first.value):
-        factory = True
-        again = attempt(lambda: fresh(target, factory=True))
-        if again.value is None:
-            yield from _stopped(again, "make")
-            return
-        subject = again.value
-        with Listener() as listener:
-            first = attempt(lambda: subject.call(subject.function, 0))
-    if not first.ok:
-        yield from _stopped(first, "eager call 1", compiled=True, number=1)
+        found = attempt(lambda: as_it_is(target))
+    if found.value is None:
+        yield from _stopped(found, "eager call 1", number=1)
         return
+    subject, factory = found.value
     compiles_itself = any(observation.kind == "compile" for observation in listener.observations())
-    calls = max(calls, subject.shapes_given)
+    calls = calls if subject.shapes_given == 1 else max(calls, subject.shapes_given + 2)
     yield Observation(
         "subject",
         {
@@ -60,77 +55,75 @@ def survey(request: Request, *, calls: int, role: str) -> Iterator[Observation |
         },
     )
     if not compiles_itself:
-        yield _explain(target, factory=factory)
-        compat.reset()
+        yield from _explain(target, factory=factory)
+    compat.reset()
     yield Progress(1, None, "counting operations")
-    eager = attempt(lambda: coverage.operations(lambda: _eagerly(subject)))
-    if eager.value is None:
-        yield from _stopped(eager, "eager call 2", compiled=True)
+    yield from _coverage(target, factory=factory, calls=calls, compiles_itself=compiles_itself)
+
+
+def _coverage(target: Target, *, factory: bool, calls: int, compiles_itself: bool) -> Iterator[Observation | Progress]:
+    """Count the operations of each different call, eagerly and compiled; each graph's runs are marked meanwhile."""
+    different = 1
+    eager: Counter[str] = Counter()
+    outside: Counter[str] = Counter()
+
+    def counted_eagerly() -> int:
+        subject = fresh(target, factory=factory)
+        with torch.compiler.set_stance("force_eager"):
+            subject.call(subject.function, 0)  # what an optimizer sets up at its first step is not counted
+            for number in range(min(subject.shapes_given, _COUNTED_CALLS)):
+                inside, around = coverage.outermost(functools.partial(subject.call, subject.function, number))
+                eager.update(inside + around)
+        return min(subject.shapes_given, _COUNTED_CALLS)
+
+    def counted_compiled() -> None:
+        subject = fresh(target, factory=factory)
+        function = subject.function
+        compiled = function if compiles_itself else torch.compile(function, backend="aot_eager")
+        for number in range(calls):
+            subject.call(compiled, number)
+        for number in range(different):
+            outside.update(coverage.outermost(functools.partial(subject.call, compiled, number))[1])
+
+    done: Attempt[Any] = attempt(counted_eagerly)
+    if done.value is not None:
+        different = done.value
+        with compat.graphs_wrapped(coverage.marked):
+            done = attempt(counted_compiled)
+    if done.timed_out:
+        yield from _stopped(done, "counting operations (compiling)")
         return
-    total = sum((eager.value[0] + eager.value[1]).values())
-    yield from _coverage(target, factory=factory, calls=calls, total=total, compiles_itself=compiles_itself)
-
-
-def _eagerly(subject: Subject) -> Any:
-    with torch.compiler.set_stance("force_eager"):
-        return subject.call(subject.function, 1)
-
-
-def _coverage(
-    target: Target, *, factory: bool, calls: int, total: int, compiles_itself: bool
-) -> Iterator[Observation | Progress]:
-    made = attempt(lambda: fresh(target, factory=factory))
-    if made.value is None:
-        yield Observation("coverage", {"share": None, "why": _why_not(made)})
-        return
-    subject = made.value
-    function = subject.function
-    compiled = function if compiles_itself else torch.compile(function, backend=coverage.marking_backend)
-    for number in range(calls):
-        # A compile in the profiled call would be profiled: the shapes that are counted were seen before.
-        done = attempt(lambda number=number: subject.call(compiled, number))  # type: ignore[misc]
-        if not done.ok:
-            yield Observation("coverage", {"share": None, "why": f"call {number + 1}: {_why_not(done)}"})
-            return
-    counted = attempt(lambda: coverage.operations(lambda: subject.call(compiled, calls - 1)))
-    if counted.value is None:
-        yield Observation("coverage", {"share": None, "why": _why_not(counted)})
-        return
-    inside, outside = counted.value
-    share = None if total == 0 else min(1.0, max(0.0, 1 - sum(outside.values()) / total))
-    why = "" if share is not None else "no ATen operation runs"
-    if compiles_itself and not inside and sum(outside.values()) >= total > 0:
-        # Inductor marks its graphs for the profiler; what another backend runs looks like eager operations.
-        share, why = None, "the target compiles itself, with a backend that does not mark its graphs"
+    left = coverage.uncovered(eager, outside)
+    total = sum(eager.values())
+    share = None if not done.ok or total == 0 else 1 - sum(left.values()) / total
+    why = _why_not(done) if not done.ok else "no ATen operation runs" if total == 0 else ""
     yield Observation(
         "coverage",
         {
             "share": share,
             "why": why,
-            "eager_operations": total,
-            "outside": dict(outside.most_common(_SHOWN_OPERATIONS)),
-            "outside_operations": sum(outside.values()),
+            "eager_operations": total if done.ok else None,
+            "outside": dict(left.most_common(_SHOWN_OPERATIONS)),
+            "calls": different,
         },
     )
 
 
-def _explain(target: Target, *, factory: bool) -> Observation:
+def _explain(target: Target, *, factory: bool) -> Iterator[Observation]:
     made = attempt(lambda: fresh(target, factory=factory))
     if made.value is None:
-        return Observation("explain", {"error": _why_not(made)})
+        yield Observation("explain", {"error": _why_not(made)})
+        return
     subject = made.value
     function, arguments = subject.function, subject.arguments(0)
     got = attempt(lambda: torch._dynamo.explain(function)(*arguments))
-    if got.value is None:
-        return Observation("explain", {"error": _why_not(got)})
-    return Observation(
-        "explain",
-        {
-            "graph_break_count": got.value.graph_break_count,
-            "graph_count": got.value.graph_count,
-            "op_count": got.value.op_count,
-        },
-    )
+    if got.timed_out:
+        yield from _stopped(got, "torch._dynamo.explain (compiling)")
+    elif got.value is None:
+        yield Observation("explain", {"error": _why_not(got)})
+    else:
+        counts = {name: getattr(got.value, name) for name in ("graph_break_count", "graph_count", "op_count")}
+        yield Observation("explain", counts)
 
 
 def run_calls(
@@ -172,7 +165,7 @@ def run_calls(
                 },
             )
             if not done.ok:
-                yield from _stopped(done, f"compiled call {number + 1}", compiled=True, number=number + 1)
+                yield from _stopped(done, f"compiled call {number + 1}", number=number + 1)
                 return
 
 
@@ -209,7 +202,8 @@ def fullgraph(
                 break
     if error is not None:
         yield error
-    yield Observation("fullgraph", {"ok": error is None and graphs > 0, "graphs": graphs, "raised": error is not None})
+    ok = error is None and graphs > 0
+    yield Observation("fullgraph", {"ok": ok, "graphs": graphs, "raised": error is not None, "died": None})
 
 
 def _compiled(
@@ -236,23 +230,19 @@ def _disabled_by(subject: Subject) -> str | None:
     return reason
 
 
-def _stopped(
-    result: Attempt[Any], phase: str, *, compiled: bool = False, number: int | None = None
-) -> Iterator[Observation]:
-    if result.timed_out:
-        spot = result.stopped_at
-        yield Observation("timed_out", {"phase": phase}, spot.place(step=number) if spot else Place(step=number))
-        return
+def _stopped(result: Attempt[Any], phase: str, *, number: int | None = None) -> Iterator[Observation]:
     raised = result.raised
-    if raised is None:
+    if raised is None or not compat.is_compile_error(raised):
+        yield from result.observations(phase, step=number)
         return
-    if compiled and compat.is_compile_error(raised):
-        # What the compiler raises is about the compiler; it has already run without in the survey.
-        found = read_break(raised.message, types=compat.break_types())
-        common = {"error_type": raised.type, "call": number, "traceback": raised.traceback}
-        yield break_observation(found, common, kind="compile_error")
-        return
-    yield raised.observation(phase, step=number)
+    # What the compiler raises is about the compiler: without it the target has run.
+    found = read_break(raised.message, types=compat.break_types())
+    common = {"error_type": raised.type, "call": number, "traceback": raised.traceback}
+    observation = break_observation(found, common, kind="compile_error")
+    seen_by_compiler = any(frame["owner"] == "user" for frame in observation.values["frames"])
+    if raised.spot is not None and not seen_by_compiler:
+        observation = replace(observation, place=raised.spot.place(step=number))
+    yield observation
 
 
 def _why_not(result: Attempt[Any]) -> str:

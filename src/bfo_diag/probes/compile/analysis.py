@@ -118,6 +118,8 @@ class Analysis:
     @cached_property
     def applied(self) -> tuple[str, str]:
         """Whether compile is really applied, and the reason."""
+        if self.of("compile_error"):
+            return NOT_APPLIED, "torch.compile raised"
         if not self.calls:
             return NOT_APPLIED, "no call was made"
         if self.disabled_by is not None:
@@ -134,15 +136,19 @@ class Analysis:
         if share is not None and share < _FULL_SHARE:
             coverage = self.one("coverage") or {}
             names = ", ".join(list(coverage.get("outside", {}))[:4])
-            why.append(f"{1 - share:.0%} of the operations run outside of graphs ({names})")
-        skipped = sorted({o.values["function"] for _, o in self.of("compiled", part="calls") if _skipped(o)})
+            why.append(f"{percent(1 - share)} of the operations run outside of graphs ({names})")
+        failed = {call["number"] for call in self.calls if not call["ok"]}
+        skipped = sorted({o.values["function"] for _, o in self.of("compiled", part="calls") if _skipped(o, failed)})
         if skipped:
             why.append(f"skipped as a whole: {', '.join(skipped[:3])}")
+        if share is None:
+            unknown = (self.one("coverage") or {}).get("why") or "the survey ended before"
+            why.append(f"graphs run, and what they cover was not measured ({unknown})")
         if why:
             return PARTIAL, "; ".join(why)
-        if share is None:
-            return APPLIED, "coverage was not measured"
-        return APPLIED, "every operation runs in a compiled graph" if share == 1 else f"{share:.1%} of the operations"
+        if share == 1:
+            return APPLIED, "every operation runs in a compiled graph"
+        return APPLIED, f"{percent(share)} of the operations run in compiled graphs"
 
     def _why_nothing(self) -> str:
         coverage = self.one("coverage") or {}
@@ -217,8 +223,10 @@ def _again_or_first(started: Mapping[str, Any]) -> bool:
     return bool(started["compile_id"])
 
 
-def _skipped(observation: Observation) -> bool:
+def _skipped(observation: Observation, failed: set[int]) -> bool:
     values = observation.values
+    if values["call"] in failed or values["owner"] not in ("user", "library"):
+        return False
     reason = f"{values['fail_type']} {values['fail_reason']}".lower()
     return bool(values["fail_type"]) and not any(mark in reason for mark in _LIMIT) and bool(values["function"])
 
@@ -229,6 +237,14 @@ def limit_function(analysis: Analysis, limit: Observation) -> str:
         if observation.values["compile_id"].split("/")[0] == frame:
             return str(observation.values["function"])
     return "a function"
+
+
+def percent(share: float) -> str:
+    """Return a share in percent, never rounded to none or all where it is neither."""
+    text = f"{share:.0%}"
+    if text == "100%" and share < 1:
+        return "more than 99%"
+    return "less than 1%" if text == "0%" and share > 0 else text
 
 
 def near(place: Place | None) -> str:

@@ -11,6 +11,7 @@ from bfo_diag.errors import DiagError
 from bfo_diag.probes.compile.sites import Site
 
 SCHEMA = 1
+FIELDS = ("key", "code", "file", "function", "source", "type")
 
 
 def read(path: Path) -> list[dict[str, str]]:
@@ -31,17 +32,21 @@ def read(path: Path) -> list[dict[str, str]]:
             f"the baseline {path} is no JSON: {error}", mend="write it anew with --update-baseline"
         ) from error
     entries = data.get("sites") if isinstance(data, dict) and data.get("schema") == SCHEMA else None
-    if not isinstance(entries, list) or not all(isinstance(entry, dict) and "key" in entry for entry in entries):
+    if not isinstance(entries, list) or not all(_is_entry(entry) for entry in entries):
         raise DiagError(
-            f"the baseline {path} is none of schema {SCHEMA}: it must hold {{'schema', 'sites': [{{'key', ...}}]}}",
+            f"the baseline {path} is none of schema {SCHEMA}: each of its sites needs {', '.join(FIELDS)}, all text",
             mend="write it anew with --update-baseline",
         )
     return entries
 
 
-def entries_of(sites: Iterable[Site]) -> list[dict[str, str]]:
-    """Return what a baseline holds of these sites, sorted."""
-    found = {site.key: {"key": site.key, **site.described()} for site in sites}
+def _is_entry(entry: object) -> bool:
+    return isinstance(entry, dict) and all(isinstance(entry.get(name), str) for name in FIELDS)
+
+
+def entries_of(sites: Iterable[Site], root: Path) -> list[dict[str, str]]:
+    """Return what a baseline in the folder `root` holds of these sites, sorted."""
+    found = {site.key(root): {"key": site.key(root), **site.described(root)} for site in sites}
     return sorted(found.values(), key=lambda entry: (entry["file"], entry["function"], entry["source"], entry["type"]))
 
 
@@ -51,7 +56,7 @@ def write(path: Path, sites: Iterable[Site]) -> int:
     Raises:
         DiagError: it can't be written.
     """
-    entries = entries_of(sites)
+    entries = entries_of(sites, path.parent)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         partial.write_text(json.dumps({"schema": SCHEMA, "sites": entries}, indent=1, sort_keys=True) + "\n", "utf-8")

@@ -43,12 +43,21 @@ def interned_files() -> dict[int, str]:
     return {number: name for name, number in INTERN_TABLE.items()}
 
 
-def base_backend(name: str) -> Callable[..., Any]:
-    """Return a backend of torch.compile by its name."""
-    from torch._dynamo.backends.registry import lookup_backend
+@contextmanager
+def graphs_wrapped(wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
+    """Have every graph that is compiled meanwhile, by whichever backend, run through `wrap`."""
+    from torch._dynamo.output_graph import OutputGraph
 
-    found: Callable[..., Any] = lookup_backend(name)
-    return found
+    original = OutputGraph.call_user_compiler
+
+    def wrapped(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return wrap(original(self, *args, **kwargs))
+
+    OutputGraph.call_user_compiler = wrapped  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        OutputGraph.call_user_compiler = original  # type: ignore[method-assign]
 
 
 def backends() -> list[str]:

@@ -8,8 +8,6 @@ from typing import Any
 
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from bfo_diag.probes.compile import compat
-
 _MARK = "bfo_diag.graph"
 _GRAPH_RANGES = (
     _MARK,
@@ -19,20 +17,21 @@ _GRAPH_RANGES = (
 )
 _BOOKKEEPING = "torch::autograd::AccumulateGrad"
 """What autograd itself does with a finished gradient: neither eager nor compiled, and the same in both."""
+_COMPILING = "(dynamo_timed)"
+"""Ends the names of the ranges in which dynamo traces and compiles: what runs there is not the step's."""
 
 
-def marking_backend(graph_module: Any, inputs: Any) -> Callable[..., Any]:
-    """Be the backend `aot_eager`, with each run of a graph marked for the profiler."""
-    run = compat.base_backend("aot_eager")(graph_module, inputs)
+def marked(graph: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a compiled graph whose runs the profiler can tell."""
 
-    def marked(*args: Any) -> Any:
+    def run(*args: Any) -> Any:
         with record_function(_MARK):
-            return run(*args)
+            return graph(*args)
 
-    return marked
+    return run
 
 
-def operations(call: Callable[[], Any]) -> tuple[Counter[str], Counter[str]]:
+def outermost(call: Callable[[], Any]) -> tuple[Counter[str], Counter[str]]:
     """Run `call`, and count its outermost ATen operations: (inside of graphs, outside of them)."""
     inside: Counter[str] = Counter()
     outside: Counter[str] = Counter()
@@ -43,7 +42,7 @@ def operations(call: Callable[[], Any]) -> tuple[Counter[str], Counter[str]]:
             continue
         parent, in_graph, counts = event.cpu_parent, False, True
         while parent is not None:
-            if parent.name.startswith("aten::") or parent.name == _BOOKKEEPING:
+            if parent.name.startswith("aten::") or parent.name == _BOOKKEEPING or parent.name.endswith(_COMPILING):
                 counts = False
                 break
             in_graph = in_graph or parent.name.startswith(_GRAPH_RANGES)
@@ -51,3 +50,11 @@ def operations(call: Callable[[], Any]) -> tuple[Counter[str], Counter[str]]:
         if counts:
             (inside if in_graph else outside)[event.name.removeprefix("aten::")] += 1
     return inside, outside
+
+
+def uncovered(eager: Counter[str], outside: Counter[str]) -> Counter[str]:
+    """Return which of the eager operations still run outside of graphs.
+
+    What only the compiled form runs there (it wraps a Python number as a tensor, say) is no operation of the step.
+    """
+    return Counter({name: min(count, eager[name]) for name, count in outside.items() if eager[name]})

@@ -93,8 +93,13 @@ class Listener(logging.Handler):
             guards = read_guards(event.payload)
             newest = guards[0] if guards else None
             if newest is not None:
-                place = None if newest.file is None else _guard_place(newest.file, newest.line or 0)
-                values: dict[str, Any] = {"guard": newest.text, "name": newest.name, "source": newest.source}
+                place = None if newest.file is None else self._guard_place(newest.file, newest.line or 0)
+                values: dict[str, Any] = {
+                    "guard": newest.text,
+                    "name": newest.name,
+                    "source": newest.source,
+                    "hint": newest.hint,
+                }
                 others = [guard.text for guard in guards[1:]]
                 yield Observation("recompile", {**common, **values, "others": others}, place)
         elif name == "dynamo_start":
@@ -112,6 +117,7 @@ class Listener(logging.Handler):
                 "backward": name.startswith("bwd"),
                 "function": plain_function(metrics.get("co_name") or ""),
                 "file": metrics.get("co_filename"),
+                "owner": frames.owner_of_file(metrics.get("co_filename") or "<unknown>").value,
                 "line": metrics.get("co_firstlineno"),
                 "operations": metrics.get("graph_op_count") or 0,
                 "fail_type": metrics.get("fail_type"),
@@ -122,6 +128,14 @@ class Listener(logging.Handler):
             yield Observation("compiled", {**common, **values})
         elif name is not None:
             yield Observation("cache", {**common, "event": name})
+
+    def _guard_place(self, file: str, line: int) -> Place | None:
+        if not Path(file).is_absolute():  # older versions of torch write the last two parts alone
+            file = next((known for known in self._files.values() if known.endswith(f"/{file}")), "")
+        if not file or frames.owner_of_file(file) in (frames.Owner.TORCH, frames.Owner.OURS):
+            return None  # where torch made the guard says nothing to its reader
+        source = frames.Spot(file, line, "", frames.Owner.USER).source
+        return Place(file=file, line=line, source=source or None)
 
     def _started(self, start: dict[str, Any]) -> dict[str, Any]:
         stack = [entry for entry in start.get("stack") or () if isinstance(entry, dict)]
@@ -189,13 +203,6 @@ def _with_owner(frame: Frame) -> dict[str, Any]:
         "source": source,
         "owner": frames.owner_of_file(frame.file).value,
     }
-
-
-def _guard_place(file: str, line: int) -> Place | None:
-    if "_dynamo/" in file or frames.owner_of_file(file) is frames.Owner.TORCH:
-        return None  # where torch made the guard says nothing to its reader
-    source = frames.Spot(file, line, "", frames.Owner.USER).source
-    return Place(file=file, line=line, source=source or None)
 
 
 @lru_cache(maxsize=256)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
 
 from bfo_diag.findings import catalogue
 from bfo_diag.findings.compile import BREAK_MENDS
@@ -15,17 +17,18 @@ from bfo_diag.records import Finding, Run, Severity
 def judge(run: Run) -> Iterator[Finding]:
     """Yield the findings of every case."""
     known = {entry["key"] for _, o in run.of_kind("baseline") for entry in o.values["sites"]}
+    root = next((Path(o.values["file"]).parent for _, o in run.of_kind("baseline")), None)
     found = analyses(run)
     for analysis in found:
         if analysis.builtin is not None:
             yield from _of_builtin(analysis)
             continue
         for site in analysis.sites:
-            yield _of_site(analysis, site, known=site.key in known)
+            yield _of_site(analysis, site, known=site.key(root) in known)
         yield from _of_recompiles(analysis)
         yield from _of_errors(analysis)
         yield from _of_application(analysis)
-    seen = {site.key for analysis in found for site in analysis.sites}
+    seen = {site.key(root) for analysis in found for site in analysis.sites}
     for number, observation in run.of_kind("baseline"):
         for entry in observation.values["sites"]:
             if entry["key"] not in seen and not observation.values["written"]:
@@ -43,8 +46,11 @@ def _of_site(analysis: Analysis, site: Site, *, known: bool) -> Finding:
         message += f" {first['explanation']}"
     for code, kind in site.cascade:
         message += f"\nOnly because of it: {code} ({kind})."
-    confirmed = [o.values["switch"] for _, o in analysis.of("fix") if site.key in o.values["mends"]]
+    tried = [o.values for _, o in analysis.of("fix") if site.key() in o.values["for"]]
+    confirmed = [values["switch"] for values in tried if site.key() in values["mends"]]
     fix = mend_of(site)
+    if tried and not confirmed:
+        fix += f" (tried here, and no mend of it alone: {', '.join(values['switch'] for values in tried)})"
     if confirmed:
         fix = f"confirmed in a run of its own: torch._dynamo.config.{confirmed[0]} = True. Else: {fix}"
     severity = Severity.WARNING if site.owner == YOURS else Severity.NOTE
@@ -106,7 +112,7 @@ def _of_recompiles(analysis: Analysis) -> Iterator[Finding]:
             code=entry.code,
             severity=entry.severity,
             message=message,
-            fix=_guard_mend(name, shown.values["guard"]) or entry.fix,
+            fix=_guard_mend(shown.values, settled=settled) or entry.fix,
             url=entry.url,
             place=shown.place,
             evidence=tuple(number for number, _ in numbered),
@@ -132,18 +138,17 @@ def _of_recompiles(analysis: Analysis) -> Iterator[Finding]:
         )
 
 
-def _guard_mend(name: str, guard: str) -> str | None:
-    if "size mismatch" in guard or "stride mismatch" in guard:
+def _guard_mend(guard: Mapping[str, Any], *, settled: bool) -> str | None:
+    name, text = guard["name"], guard["guard"]
+    if "allow_unspec_int_on_nn_module" in guard["hint"]:
+        return "torch._dynamo.config.allow_unspec_int_on_nn_module = True, or keep the number as a tensor (a buffer)"
+    if "size mismatch" in text or "stride mismatch" in text:
         return "torch._dynamo.mark_dynamic(tensor, dim) before the first call, or torch.compile(..., dynamic=True)"
-    if name.endswith(("['lr']", ".lr", "lr")):
-        return (
-            "make the learning rate a tensor: lr=torch.tensor(0.1); a float that a scheduler changes is a new constant"
-        )
-    if "requires_grad" in guard or "dispatch key set" in guard:
-        return (
-            "call it always with inputs of the same kind: requires_grad, inference mode and device are part of a guard"
-        )
-    if "grad_mode" in guard.lower():
+    if not settled and name.rstrip("']").endswith("lr"):
+        return "make the learning rate a tensor: lr=torch.tensor(0.1); a float that a scheduler changes is a constant"
+    if "requires_grad" in text or "dispatch key set" in text:
+        return "call it always with inputs of the same kind: requires_grad, inference mode and device are guarded"
+    if "grad_mode" in text.lower():
         return "call it always under the same grad mode (training under grad, evaluation through a second compile)"
     return None
 
@@ -178,7 +183,7 @@ def _of_errors(analysis: Analysis) -> Iterator[Finding]:
     number = analysis.of("fullgraph", part="fullgraph")[-1][0]
     broken = bool(analysis.sites)
     if not full["ok"]:
-        yield _fullgraph_finding(analysis, number, raised=full["raised"], graphs=full["graphs"])
+        yield _fullgraph_finding(analysis, number, full)
         if full["raised"] and not broken and any(analysis.graphs.values()):
             message = "the default compile has no break, and fullgraph=True fails."
             yield entries["COMPILE-FULLGRAPH-DIFFERS"].finding(message, evidence=(number,))
@@ -189,7 +194,8 @@ def _of_errors(analysis: Analysis) -> Iterator[Finding]:
         )
 
 
-def _fullgraph_finding(analysis: Analysis, number: int, *, raised: bool, graphs: int) -> Finding:
+def _fullgraph_finding(analysis: Analysis, number: int, full: Mapping[str, Any]) -> Finding:
+    raised, graphs, died = full["raised"], full["graphs"], full["died"]
     entry = catalogue()["COMPILE-FULLGRAPH"]
     errors = analysis.of("fullgraph_error")
     evidence: tuple[int, ...] = (number,)
@@ -200,6 +206,9 @@ def _fullgraph_finding(analysis: Analysis, number: int, *, raised: bool, graphs:
         place = error.place
         message = f"fullgraph=True fails: {error.values['error_type']}: {error.values['code']} {error.values['type']}."
         fix = BREAK_MENDS.get(error.values["code"], "; ".join(error.values["hints"][:2]) or fix)
+    elif died is not None:
+        message = f"with fullgraph=True the process died: {died}."
+        fix = "read raw/stderr.txt of the run: nothing else is known of a process that ends so"
     elif not graphs:
         message = "fullgraph=True raises nothing, and compiled nothing either: that is no pass."
     else:

@@ -147,6 +147,7 @@ class Guard:
     source: str = ""
     file: str | None = None
     line: int | None = None
+    hint: str = ""
 
 
 def read_guards(payload: str) -> tuple[Guard, ...]:
@@ -161,7 +162,8 @@ def read_guards(payload: str) -> tuple[Guard, ...]:
 def _guard(text: str) -> Guard:
     body, _, stack = text.partition("\nUser stack trace:")
     body = re.sub(r"^\d+/\d+:\s*", "", body)
-    body = re.sub(r"\s*\(HINT: .*\)\s*$", "", body, flags=re.DOTALL)
+    hint = re.search(r"\s*\(HINT: (.*)\)\s*$", body, flags=re.DOTALL)
+    body = body[: hint.start()] if hint else body
     condition, *comments = re.split(r"\s{2,}# ", body, maxsplit=1)
     comment = comments[0] if comments else ""
     source, _, _ = comment.partition("  # ")
@@ -172,20 +174,24 @@ def _guard(text: str) -> Guard:
     if file is None and place is not None:
         file, line = place[1], int(place[2])
     condition = " ".join(condition.split())
-    return Guard(text=condition, name=guarded_name(condition), source=source.strip(), file=file, line=line)
+    source = "" if source.startswith("(") else source.strip()  # a place inside of torch, and no source
+    return Guard(condition, guarded_name(condition), source, file, line, hint[1] if hint else "")
+
+
+_PATH = re.compile(r"[A-Za-z_]\w*(?:\.\w+|\[[^\]]*\])*")
+_CHECKS = re.compile(r"^(?:not\s+|___check_\w+\(|len\(|str\(|\(|[\d.e+*/ -])+")
 
 
 def guarded_name(condition: str) -> str:
-    """Return what a guard is about: `tensor 'x'`, `s.step`, or the condition itself."""
-    tensor = re.match(r"tensor '(?:L\[')?(.+?)(?:'\])?' ", condition)
+    """Return what a guard is about: `tensor x`, `self.step`, or the condition itself."""
+    plain = re.sub(r"\bL\['(\w+)'\]", r"\1", condition)
+    tensor = re.match(r"tensor '(.+?)' ", plain)
     if tensor:
         return f"tensor {tensor[1]}"
-    for pattern in (
-        r"^([\w.\[\]'\"]+) (?:==|!=|<=|>=|<|>|is)\b",
-        r"^([\w.\[\]'\"]+) (?:==|!=|<=|>=|<|>)",
-        r"^(?:___check_\w+|len|str)\((.+?)[,)]",
-    ):
-        match = re.match(pattern, condition)
-        if match:
-            return match[1].replace("L['", "").replace("']", "")
-    return condition
+    if plain.startswith("GLOBAL_STATE"):
+        return plain
+    contained = re.search(r"___dict_contains\('(\w+)', (.+?)\.__dict__\)", plain)
+    if contained:
+        return f"{contained[2]}.{contained[1]}"
+    match = _PATH.match(_CHECKS.sub("", plain))
+    return match[0] if match else condition

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,18 +56,18 @@ class Site:
         found = {tuple(pair) for _, observation in self.observations for pair in observation.values["cascade"]}
         return sorted(found)
 
-    @property
-    def key(self) -> str:
-        """What stays the same when lines move: file, qualified name, source text, type; for a baseline."""
-        place = self.inner or self.place or Place()
-        return stable_key(place, self.type)
+    def key(self, root: Path | None = None) -> str:
+        """Return what stays the same when lines move: file (seen from `root`), qualified name, source text, type."""
+        described = self.described(root)
+        parts = (described["file"], described["function"], described["source"], described["type"])
+        return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
-    def described(self) -> dict[str, str]:
-        """Return the parts of the key, as they stand in a baseline file."""
+    def described(self, root: Path | None = None) -> dict[str, str]:
+        """Return the parts of the key and the code, as they stand in a baseline file in the folder `root`."""
         place = self.inner or self.place or Place()
         return {
             "code": self.code,
-            "file": portable(place.file or ""),
+            "file": portable(place.file or "", root),
             "function": place.function or "",
             "source": normalised(place.source or ""),
             "type": self.type,
@@ -78,22 +79,18 @@ def normalised(source: str) -> str:
     return " ".join(source.split())
 
 
-def portable(file: str) -> str:
-    """Return a file's path from its package folder on, or as it is seen from the current folder."""
+def portable(file: str, root: Path | None) -> str:
+    """Return a file's path from its package folder on, else as it is seen from `root`, with slashes."""
     parts = Path(file).parts
     for index in range(len(parts) - 1, -1, -1):
         if parts[index] in ("site-packages", "dist-packages"):
             return "/".join(parts[index + 1 :])
+    if root is None or not file:
+        return file
     try:
-        return Path(file).resolve().relative_to(Path.cwd().resolve()).as_posix()
-    except (ValueError, OSError):
-        return Path(file).name
-
-
-def stable_key(place: Place, kind: str) -> str:
-    """Return a short hash of what a site is, whatever its line number."""
-    parts = (portable(place.file or ""), place.function or "", normalised(place.source or ""), kind)
-    return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+        return Path(os.path.relpath(Path(file).resolve(), root.resolve())).as_posix()
+    except (ValueError, OSError):  # another drive
+        return file
 
 
 def group(breaks: Iterable[Numbered], *, raised_in: frozenset[int] = frozenset()) -> list[Site]:

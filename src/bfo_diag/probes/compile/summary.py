@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from bfo_diag.probes.compile.analysis import Analysis, analyses
+from bfo_diag.probes.compile.analysis import Analysis, analyses, percent
 from bfo_diag.probes.compile.judge import as_expected
 from bfo_diag.probes.compile.sites import YOURS
-from bfo_diag.records import Cell, Finding, JSONValue, Run, Table
+from bfo_diag.records import Cell, Finding, JSONValue, Outcome, Run, Table
 
 
 def tables(run: Run) -> Iterator[Table]:
@@ -66,7 +66,7 @@ def _graphs(summary: dict[str, JSONValue]) -> str:
 
 
 def _share(share: float | None) -> str:
-    return "not measured" if share is None else f"{share:.0%}"
+    return "not measured" if share is None else percent(share)
 
 
 def _target_table(analysis: Analysis) -> Table:
@@ -87,7 +87,7 @@ def _target_table(analysis: Analysis) -> Table:
     rows: list[tuple[str | Cell, ...]] = [
         (
             "places that break the graph",
-            f"{summary['sites']} ({owners['yours']} yours, {others} of libraries), {summary['events']} events"
+            f"{summary['sites']} ({owners['yours']} yours, {others} of libraries), {_count(summary['events'], 'event')}"
             if analysis.sites
             else "none",
             explains[0],
@@ -117,11 +117,15 @@ def _target_table(analysis: Analysis) -> Table:
     return Table(title="Compile", columns=("", "what happened", "what explain says"), rows=tuple(rows), caption=note)
 
 
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 def _coverage_text(coverage: Any, share: float | None) -> str:
     if share is None:
         return f"not measured: {coverage.get('why') or 'the survey ended before'}"
     outside = ", ".join(f"{name} x{count}" for name, count in list(coverage.get("outside", {}).items())[:4])
-    return f"{share:.0%}" + (f" (outside: {outside})" if outside and share < 1 else "")
+    return percent(share) + (f" (outside: {outside})" if outside and share < 1 else "")
 
 
 def summarise(run: Run) -> dict[str, JSONValue]:
@@ -149,7 +153,7 @@ def verdict(run: Run, findings: tuple[Finding, ...]) -> str:
     if found and found[0].of("compile_error"):
         return "NOT APPLIED: torch.compile raised."
     if not found or not found[0].calls:
-        return "Nothing was measured: the target ended before it was compiled."
+        return f"Nothing was measured: {_how_it_ended(run)} before a compiled call."
     analysis = found[0]
     state, reason = analysis.applied
     text = f"{state}: {reason}."
@@ -158,7 +162,19 @@ def verdict(run: Run, findings: tuple[Finding, ...]) -> str:
     if sites:
         text += f" {len(sites)} place{'s' if len(sites) > 1 else ''} break{'s' if len(sites) == 1 else ''} the graph, "
         text += f"{yours} of them yours."
+    if not analysis.settled and any(analysis.graphs.values()):
+        text += " It is compiled again up to the last call." if not analysis.limits else ""
     full = analysis.fullgraph
+    if full is None and run.header.options.get("fullgraph"):
+        text += f" fullgraph=True: not verified, {_how_it_ended(run)}."
     if full is not None:
         text += " fullgraph=True: one graph." if full["ok"] else " fullgraph=True: fails."
     return text
+
+
+def _how_it_ended(run: Run) -> str:
+    if run.outcome is Outcome.INTERRUPTED:
+        return "the run was interrupted"
+    for _, observation in run.of_kind("timed_out"):
+        return f"the time limit was reached ({observation.values.get('phase')})"
+    return "the target ended"

@@ -28,7 +28,7 @@ def examine(trace: Trace, target: Target, *, steps: int) -> Iterator[Observation
     """
     made = attempt(target.make)
     if made.value is None:
-        yield from _stopped(made, "make", None)
+        yield from made.observations("make")
         return
     case = made.value
     reporter = _Reporter(trace)
@@ -69,14 +69,6 @@ def _from_factory(target: Target, case: Case, returned: object) -> Case | None:
             f"--input goes with an nn.Module, and {target.record.target} returned {type(returned).__name__}"
         )
     return made
-
-
-def _stopped(result: Attempt[Any], phase: str, step: int | None) -> Iterator[Observation]:
-    if result.timed_out:
-        spot = result.stopped_at
-        yield Observation("timed_out", {"phase": phase}, spot.place(step=step) if spot else Place(step=step))
-    elif result.raised is not None:
-        yield result.raised.observation(phase, step=step)
 
 
 class _Reporter:
@@ -126,7 +118,7 @@ class _Reporter:
         zero = [leaf for leaf in trace.leaves.reported() if leaf.stats and leaf.stats.get("grad_norm") == 0.0]
         if zero:
             yield from analysis.zero_derivatives(zero)
-        yield from _stopped(result, "step", number)
+        yield from result.observations("step", step=number)
 
     def _new_optimizers(self) -> Iterator[Observation]:
         for optimizer in self._trace.leaves.optimizers:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from bfo_diag import report
 from bfo_diag.probes import load_all
-from bfo_diag.probes.compile.sites import group, portable, stable_key
+from bfo_diag.probes.compile.sites import group
 from bfo_diag.records import CaseRecord, Observation, Outcome, Place, Run, RunHeader, Severity
 
 PROBE = load_all()["compile"]
@@ -113,9 +115,21 @@ def test_a_record_without_any_call_is_never_a_pass():
     assert PROBE.summarise(run)["applied"] == "NOT APPLIED"
 
 
-def test_the_key_of_a_site_holds_no_line_number_and_no_folder_above_the_package():
-    first = Place("/one/site-packages/lib/a.py", 3, "x  =  1", "f")
-    second = Place("/two/lib/python3/site-packages/lib/a.py", 99, "x = 1", "f")
-    assert stable_key(first, "t") == stable_key(second, "t")
-    assert stable_key(first, "t") != stable_key(first, "u")
-    assert portable("/one/site-packages/lib/a.py") == "lib/a.py"
+def test_the_key_of_a_site_holds_no_line_number_and_no_folder_above_the_package(tmp_path):
+    def key(file: str, line: int, source: str, root: Path | None, kind: str = "a type") -> str:
+        frame = {"file": file, "line": line, "function": "f", "source": source, "owner": "user"}
+        return group([(1, graph_break("GB0059", frame, type=kind))])[0].key(root)
+
+    library = key("/one/site-packages/lib/a.py", 3, "x  =  1", None)
+    assert library == key("/two/lib/python3/site-packages/lib/a.py", 99, "x = 1", tmp_path)
+    assert library != key("/one/site-packages/lib/a.py", 3, "x = 1", None, "another type")
+    here, there = tmp_path / "here", tmp_path / "there"
+    assert key(f"{here}/src/a.py", 3, "x = 1", here) == key(f"{there}/src/a.py", 7, "x = 1", there)
+    assert key(f"{here}/src/a.py", 3, "x = 1", here) != key(f"{here}/other/a.py", 3, "x = 1", here)
+
+
+def test_a_process_that_died_under_fullgraph_is_said_to_have_died():
+    full = Observation("fullgraph", {"part": "fullgraph", "ok": False, "graphs": 0, "raised": False, "died": "SIGSEGV"})
+    run = run_of(*compiled(1), call(1), call(2), full)
+    (finding,) = [f for f in report.findings(run, PROBE) if f.code == "COMPILE-FULLGRAPH"]
+    assert finding.message == "with fullgraph=True the process died: SIGSEGV."

@@ -93,6 +93,10 @@ def test_guards(version):
         ("tensor 'x' size mismatch at index 0. expected 4, actual 5", "tensor x"),
         ("len(items) == 3", "items"),
         ("L['name'] == 'k3'", "name"),
+        ("(0.9*s.lr) == 0.0729", "s.lr"),
+        ("self.param_groups[0]['lr'] == 0.1", "self.param_groups[0]['lr']"),
+        ("not self.history", "self.history"),
+        ("___check_obj_id(L['model']._modules['b'].training, 1234)", "model._modules['b'].training"),
         ("GLOBAL_STATE changed: grad_mode", "GLOBAL_STATE changed: grad_mode"),
     ],
 )
