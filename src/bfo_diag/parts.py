@@ -88,8 +88,9 @@ class Parts:
         self._log.end_line()
         seen = reader.read()
         kinds = {observation.kind for observation in seen}
-        if late and "timed_out" not in kinds:
-            self._log.write(Observation("timed_out", {**labels, "phase": "did not stop by itself"}))
+        if late:
+            if "timed_out" not in kinds:
+                self._log.write(Observation("timed_out", {**labels, "phase": f"{name} did not stop by itself"}))
             return PartResult(seen, ended=False, stopped=True)
         if "part_ended" not in kinds:
             number = process.returncode

@@ -55,7 +55,10 @@ def survey(request: Request, *, calls: int, backend: str, role: str) -> Iterator
         },
     )
     if not compiles_itself:
-        yield from _explain(target, factory=factory)
+        explained = list(_explain(target, factory=factory))
+        yield from explained
+        if any(observation.kind == "timed_out" for observation in explained):
+            return
     compat.reset()
     yield Progress(1, None, "counting operations")
     yield from _coverage(target, factory=factory, calls=calls, compiles_itself=compiles_itself)

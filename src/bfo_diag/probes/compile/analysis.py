@@ -148,7 +148,7 @@ class Analysis:
             return PARTIAL, "; ".join(why)
         if share == 1:
             return APPLIED, "every operation runs in a compiled graph"
-        return APPLIED, f"{percent(share)} of the operations run in compiled graphs"
+        return APPLIED, f"{percent(share or 0.0)} of the operations run in compiled graphs"
 
     def _why_nothing(self) -> str:
         coverage = self.one("coverage") or {}

@@ -64,7 +64,7 @@ def backends() -> list[str]:
     """Return the names that --backend takes."""
     from torch._dynamo.backends.registry import list_backends
 
-    return sorted(list_backends(exclude_tags=()))
+    return sorted(name for name in list_backends(exclude_tags=()) if "TESTING_ONLY" not in name)
 
 
 def reset() -> None:
