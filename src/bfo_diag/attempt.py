@@ -99,7 +99,7 @@ def attempt(function: Callable[[], T]) -> Attempt[T]:
     except KeyboardInterrupt:
         raise
     except BaseException as error:
-        if type(error).__module__.startswith("bfo_diag."):
+        if not isinstance(error, Exception) and type(error).__module__.startswith("bfo_diag."):
             raise  # a signal of our own, which no target may swallow
         return Attempt(raised=describe(error))
 

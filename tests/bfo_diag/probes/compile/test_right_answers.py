@@ -7,8 +7,9 @@ import warnings
 import pytest
 import torch
 
-from bfo_diag import api
+from bfo_diag import api, report
 from bfo_diag.probes.compile.analysis import Analysis, analyses
+from bfo_diag.records import CaseRecord, Observation, Outcome, Run, RunHeader
 
 pytestmark = pytest.mark.compile
 TORCH = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
@@ -168,3 +169,28 @@ def test_the_users_own_exception_is_not_a_break(examined):
     assert analysis.sites == []
     assert [finding.code for finding in done.findings] == ["TARGET-RAISED"]
     assert "mine, not the compiler's" in done.findings[0].message
+
+
+@pytest.mark.parametrize(
+    ("name", "fails", "passes"),
+    [
+        ("nested_helper_prints", {"break", "user-break"}, {"recompile"}),
+        ("bound_adam_step", {"break"}, {"user-break", "recompile"}),
+        ("twelve_strings", {"recompile"}, {"break", "user-break"}),
+        ("clean", set(), {"break", "user-break", "recompile"}),
+    ],
+)
+def test_what_fails_at_which_gate(examined, name, fails, passes):
+    _, done = examined(name)
+    probe = api.load_all()["compile"]
+    codes = {g: report.exit_code(done.run, probe, done.findings, fail_on=(g,)) for g in fails | passes}
+    assert {gate for gate, code in codes.items() if code == 1} == fails
+
+
+def test_a_built_in_case_that_breaks_where_it_should_not_fails_at_every_gate():
+    values = {"part": "calls", "case": "bfo_generation", "number": 1, "ok": True, "returned": 1.0, "call_s": 0.1}
+    call = Observation("call", {**values, "disabled_by": None, "cudagraph_skips": 0})
+    header = RunHeader("run", "compile", (), "2026-01-01T00:00:00Z", CaseRecord("0", "builtin"))
+    found = report.findings(Run(header, (call,), Outcome.COMPLETE), api.load_all()["compile"])
+    assert [finding.code for finding in found] == ["COMPILE-NOT-AS-EXPECTED"]
+    assert all(found[0].fails_at(gate) for gate in ("break", "user-break", "recompile"))
