@@ -48,9 +48,10 @@ def worker(process: int) -> None:
         times.append(time.process_time() - began)
     # (A tenth of the step's own time on the processor: what others take of it is not the step's.)
     tenth = sorted(times)[len(times) // 2] / 10
-    timer = _Timer({EAGER: plain(), "same": plain(), "sleeping": sleeping(tenth), CONTROL: plain()}, "cpu")
+    timer = _Timer({EAGER: plain(), "same": plain(), "sleeping": sleeping(tenth), CONTROL: plain()})
     for arm in timer.times:
         timer.warm_up(arm)
+    timer.equalise()
     timer.run(SECONDS, seed=process)
     print(json.dumps(timer.times))
 
@@ -70,7 +71,7 @@ def judged(runs: list[dict[str, list[float | None]]]) -> dict[str, tuple[str, st
 
 
 def _first(arm: str) -> dict[str, object]:
-    return {"arm": arm, "cache": "none", "same_stream": False, "frames": [0], "calls_s": [0.0]}
+    return {"arm": arm, "cache": "none", "same_stream": False, "compile_events": [0], "calls_s": [0.0]}
 
 
 def main() -> None:

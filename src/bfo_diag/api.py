@@ -54,6 +54,10 @@ def examine(
     if probe not in known:
         raise DiagError(f"there is no probe {probe!r}", mend=f"choose from {', '.join(sorted(known))}")
     chosen = known[probe]
+    if chosen.needs_processes:
+        raise DiagError(
+            f"{probe} measures in fresh processes, and not in this one", mend=f"bfo-diag {probe} TARGET, or runner.run"
+        )
     device = targets.resolve_device(device)
     request = _Request(chosen, target, inputs, device, seed)
     name = target if isinstance(target, str) else getattr(target, "__name__", "builtin")

@@ -26,7 +26,7 @@ from bfo_diag.errors import DiagError, WorkspaceError
 from bfo_diag.parts import Parts
 from bfo_diag.probes import PartResult, Probe, Progress, load_all
 from bfo_diag.records import JSONValue, Observation, loads
-from bfo_diag.store import RAW_FOLDER, ObservationWriter, write_progress
+from bfo_diag.store import RAW_FOLDER, ObservationWriter, read_progress, write_progress
 
 SPEC_FILE = "spec.json"
 EXIT_LOG_UNWRITABLE = 72
@@ -130,9 +130,13 @@ def _capture(
     capture = probe.capture if "part" not in spec else probe.parts[spec["part"]]
     if parts is None:
         targets.check_device(request.device)
+        targets.use_device(request.device)
     for said in capture(request, **spec["options"]):
         if isinstance(said, Progress):
-            write_progress(folder, vars(said))
+            # A part says what it does; how far all is, only its conductor knows.
+            whole = read_progress(folder) if "part" in spec else None
+            where = {} if whole is None else {**whole, "doing": f"{whole['doing'].partition(': ')[0]}: {said.doing}"}
+            write_progress(folder, where or vars(said))
         else:
             write(said)
 

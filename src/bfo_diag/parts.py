@@ -57,9 +57,12 @@ class Parts:
             WorkspaceError: the part can't be started, or could not write the log.
         """
         labels = {"part": name, **({"case": case} if case else {})}
+        if "arm" in options:
+            labels["arm"] = options["arm"]
         if self._left is not None and self._left <= 0:
-            self._log.write(Observation("timed_out", {**labels, "phase": f"before {name}"}))
-            return PartResult((), ended=False, stopped=True)
+            late = Observation("timed_out", {**labels, "phase": f"before {name}"})
+            self._log.write(late)
+            return PartResult((late,), ended=False, stopped=True)
         self._count += 1
         spec = {
             **self._spec,
@@ -84,13 +87,15 @@ class Parts:
                 f"the part {name} of {self._folder} can't be started: {error.strerror or error}",
                 mend="free some space, or --workspace DIR",
             ) from error
-        late = self._wait(process, reader)
+        was_killed = self._wait(process, reader)
         self._log.end_line()
         seen = reader.read()
         kinds = {observation.kind for observation in seen}
-        if late:
+        if was_killed:
             if "timed_out" not in kinds:
-                self._log.write(Observation("timed_out", {**labels, "phase": f"{name} did not stop by itself"}))
+                late = Observation("timed_out", {**labels, "phase": f"{name} did not stop by itself"})
+                self._log.write(late)
+                seen = (*seen, late)
             return PartResult(seen, ended=False, stopped=True)
         if "part_ended" not in kinds:
             number = process.returncode

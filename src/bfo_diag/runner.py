@@ -91,9 +91,9 @@ def run(job: Job, workspace: Workspace, *, progress: Progress | None = None) -> 
     outcome: Outcome | None = None
     interrupted = False
     try:
-        # A child that conducts parts keeps the time itself, and their start-up is not the target's.
-        grace = GRACE_S + (STARTUP_S if job.probe.parts else 0)
-        outcome = _watch(child, folder, None if job.timeout is None else job.timeout + grace, progress)
+        # A child that conducts parts keeps the time itself: their start-up is not the target's.
+        longest = None if job.timeout is None or job.probe.parts else job.timeout + GRACE_S
+        outcome = _watch(child, folder, longest, progress)
     except KeyboardInterrupt:
         interrupted = True
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # from here on the log is brought to its end

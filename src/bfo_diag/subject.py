@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch._dynamo
 
 from bfo_diag.attempt import call_through
 from bfo_diag.cases.optimizer_step import optimizer_case
@@ -94,3 +95,33 @@ def as_it_is(target: Target) -> tuple[Subject, bool]:
     subject = fresh(target, factory=True)
     subject.call(subject.function, 0)
     return subject, True
+
+
+def used_by(function: Callable[..., Any]) -> Iterator[tuple[str, Any]]:
+    """Yield what a Python function names: its closure, its object, and the globals in its code."""
+    function = inspect.unwrap(function)
+    owner = getattr(function, "__self__", None)
+    if owner is not None:
+        yield "self", owner
+    plain = getattr(function, "__func__", function)
+    code = getattr(plain, "__code__", None)
+    if code is None:
+        return
+    for name, cell in zip(code.co_freevars, plain.__closure__ or (), strict=False):
+        try:
+            yield name, cell.cell_contents
+        except ValueError:
+            continue
+    for name in code.co_names:
+        if name in plain.__globals__:
+            yield name, plain.__globals__[name]
+
+
+def compiled_names(case: Case) -> list[str]:
+    """Return the names under which the step holds what went through torch.compile: modules and functions."""
+    found: list[str] = []
+    for name, thing in (("model", case.model), *used_by(case.step)):
+        is_compiled = isinstance(thing, torch._dynamo.OptimizedModule) or hasattr(thing, "_torchdynamo_orig_callable")
+        if is_compiled or getattr(thing, "_compiled_call_impl", None) is not None:
+            found.append(name)
+    return list(dict.fromkeys(found))

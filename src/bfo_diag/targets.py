@@ -83,6 +83,11 @@ def parse(text: str) -> tuple[str, str]:
         TargetLoadError: there is no name in it.
     """
     where, colon, name = text.rpartition(":")
+    if where.endswith(":") or name.endswith(")"):
+        right = f"{where.rstrip(':')}:{name.partition('(')[0]}"
+        raise TargetLoadError(
+            f"TARGET {text!r} is not of the form file.py:name", mend=f"one colon, no parentheses: {right}"
+        )
     if not colon or not where or not name:
         raise TargetLoadError(
             f"TARGET {text!r} names no object",
@@ -176,6 +181,14 @@ def resolve_device(device: str) -> str:
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     return device
+
+
+def use_device(device: str) -> None:
+    """Make `cuda:N` the current device of this process: what is synchronised and asked for its memory is that one."""
+    import torch
+
+    if device.startswith("cuda") and torch.device(device).index is not None:
+        torch.cuda.set_device(torch.device(device))
 
 
 def check_device(device: str) -> None:

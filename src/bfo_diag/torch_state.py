@@ -26,7 +26,8 @@ def as_it_was() -> Iterator[None]:
     on_gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
     grad, dtype, device = torch.is_grad_enabled(), torch.get_default_dtype(), default_device()
     deterministic = torch.are_deterministic_algorithms_enabled()
-    anomaly = torch.is_anomaly_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    anomaly, check_nan = torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()
     stance = copy.copy(getattr(eval_frame, "_stance", None))
     configurations = [(module, module.get_config_copy()) for module in _configurations()]
     loggers = {name: _logger_state(name) for name in ("", "torch", "torch.__trace", "torch._dynamo", "torch._inductor")}
@@ -43,8 +44,8 @@ def as_it_was() -> Iterator[None]:
         torch.set_default_dtype(dtype)
         if default_device() != device:
             torch.set_default_device(None if device == torch.device("cpu") else device)
-        torch.use_deterministic_algorithms(deterministic)
-        torch.autograd.set_detect_anomaly(anomaly)
+        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+        torch.autograd.set_detect_anomaly(anomaly, check_nan=check_nan)
         if stance is not None:
             eval_frame._stance = stance
             eval_frame._set_stance(stance)

@@ -92,6 +92,11 @@ def test_a_live_step_gets_the_answer_that_the_command_gives():
     assert done.summary["user_sites"] == 1
 
 
+def test_a_probe_that_needs_processes_is_refused():
+    with pytest.raises(DiagError, match="bench measures in fresh processes"):
+        api.examine("bench", noisy_step)
+
+
 def test_a_probe_that_is_not_there_is_refused():
     with pytest.raises(DiagError, match="there is no probe 'guess'"):
         api.examine("guess", noisy_step)

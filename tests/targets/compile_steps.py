@@ -296,3 +296,34 @@ class OwnSignal(BaseException):
 
 def raises_a_base_exception():
     raise OwnSignal("mine")
+
+
+class WithLoss(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.linear(x)
+
+    def loss(self, x):
+        return self.forward(x).square().mean()
+
+
+def bypasses_the_compiled_module():
+    model = torch.compile(WithLoss(), backend="aot_eager")
+
+    def step():
+        return model.loss(x4)
+
+    return Case(step=step, model=model)
+
+
+def compiled_module_that_breaks():
+    def f(x):
+        y = x * 2
+        print("hello")
+        return y + 1
+
+    compiled = torch.compile(f, backend="aot_eager")
+    return Case(step=lambda x: compiled(x), calls=[(x4,)])

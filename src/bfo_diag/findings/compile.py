@@ -22,6 +22,23 @@ ENTRIES = (
         url=_DOCS,
     ),
     Entry(
+        "COMPILE-BYPASSED",
+        _ERROR,
+        why="what was compiled is not what the step calls: a method other than forward, or the module that was "
+        "wrapped, runs without torch.compile.",
+        fix="call the compiled object itself (model(x), not model.loss(x)), or compile that method: "
+        "model.loss = torch.compile(model.loss)",
+        url="https://docs.pytorch.org/docs/stable/generated/torch.compile.html",
+    ),
+    Entry(
+        "COMPILE-SKIPPED",
+        _ERROR,
+        why="torch gave up on the function, and every call of it runs eagerly: worse than a break.",
+        fix="mend the break that it names: in a loop, move the loop's body into a function of its own; a size that "
+        "comes out of a tensor is better passed in as a Python number",
+        url=_DOCS,
+    ),
+    Entry(
         "COMPILE-RAISED",
         _ERROR,
         why="torch.compile itself failed, and no call came to its end.",

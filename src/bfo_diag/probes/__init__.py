@@ -86,6 +86,8 @@ class Probe:
     """Whether there is anything to judge; a run without ends with exit code 4."""
     parts: Mapping[str, Callable[..., Iterator[Observation | Progress]]] = field(default_factory=dict)
     """What `capture` has done by `request.part` in processes of their own. Such a `capture` itself imports no torch."""
+    needs_processes: bool = False
+    """Whether its parts mean nothing in the caller's own process (timing, memory, caches)."""
     gates: tuple[str, ...] = ("note", "warning", "error")
     """The values of --fail-on besides `none`; `Finding.fails_at` knows them."""
     fail_on: str = "warning"

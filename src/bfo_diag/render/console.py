@@ -54,6 +54,17 @@ def show(report: Report, out: Console) -> None:
 
 
 def _table(table: Table, out: Console) -> None:
+    least_width = (
+        sum(
+            3 + min(_LEAST_WIDTH, max(len(c), *(len(_text(row[i])) for row in table.rows), 1))
+            for i, c in enumerate(table.columns)
+        )
+        if table.rows
+        else 0
+    )
+    if least_width > out.width:
+        _rows(table, out)
+        return
     drawn = RichTable(title=Text(clean(table.title), style="bold"), title_justify="left", caption_justify="left")
     if table.caption:
         drawn.caption = Text(clean(table.caption))
@@ -67,6 +78,18 @@ def _table(table: Table, out: Console) -> None:
     for row in table.rows:
         drawn.add_row(*(Text(clean(_text(cell)), style=_TONE[getattr(cell, "tone", "")]) for cell in row))
     out.print(drawn)
+
+
+def _rows(table: Table, out: Console) -> None:
+    """Print a table that is wider than the terminal row by row: no column is lost."""
+    out.print(Text(clean(table.title), style="bold"))
+    for row in table.rows:
+        out.print(_indented(_text(row[0]), 2, style="bold"))
+        for column, cell in zip(table.columns[1:], row[1:], strict=True):
+            if _text(cell) not in ("-", ""):
+                out.print(_indented(f"{column}: {_text(cell)}", 4, style=_TONE[getattr(cell, "tone", "")]))
+    if table.caption:
+        out.print(_indented(table.caption, 2, style="dim"))
 
 
 def _text(cell: str | Cell) -> str:

@@ -84,13 +84,16 @@ def step():
     refused = bfo_diag("compile", f"{target}:step", *base, *FAST)
     assert refused.code == 2
     assert "--update-baseline" in refused.err
-    assert bfo_diag("compile", f"{target}:step", *base, "--update-baseline", *FAST).code == 0
+    wrote = bfo_diag("compile", f"{target}:step", *base, "--update-baseline", *FAST)
+    assert wrote.code == 0
+    assert f"Wrote 1 to {baseline}" in wrote.out
     written = baseline.read_text()
     (entry,) = json.loads(written)["sites"]
     assert (entry["file"], entry["function"], entry["source"]) == ("train.py", "step", 'print("known")')
     target.write_text("# a line more\n# and another\n" + source)
     moved = bfo_diag("compile", f"{target}:step", *base, *FAST)
     assert moved.code == 0
+    assert "0 new, 1 known" in moved.out
     assert "known from the baseline" in moved.out
     target.write_text(source.replace("    return y + 1", "    z = y + 1\n    print('new')\n    return z * 2"))
     new = bfo_diag("compile", f"{target}:step", *base, "--json", *FAST)
@@ -104,7 +107,7 @@ def step():
     assert baseline.read_text() == written
 
 
-@pytest.mark.parametrize("content", ["[]", "{", '{"schema": 99, "sites": []}', '{"schema": 1, "sites": [3]}'])
+@pytest.mark.parametrize("content", ["[]", "{", '{"schema": 99, "sites": []}', '{"schema": 1, "sites": [{"key": []}]}'])
 def test_a_baseline_that_is_none_is_refused(bfo_diag, steps, tmp_path, content):
     baseline = tmp_path / "b.json"
     baseline.write_text(content)
@@ -112,6 +115,16 @@ def test_a_baseline_that_is_none_is_refused(bfo_diag, steps, tmp_path, content):
     assert done.code == 2
     assert str(baseline) in done.err
     assert baseline.read_text() == content
+
+
+def test_a_run_that_did_not_come_to_its_end_leaves_the_baseline_as_it_was(bfo_diag, steps, tmp_path):
+    baseline = tmp_path / "b.json"
+    baseline.write_text('{"schema": 1, "sites": []}')
+    arguments = ("--baseline", str(baseline), "--update-baseline", *FAST)
+    done = bfo_diag("compile", steps + "only_raises_when_compiled", *arguments)
+    assert done.code == 2
+    assert "is not written" in done.err
+    assert baseline.read_text() == '{"schema": 1, "sites": []}'
 
 
 def test_only_a_fix_that_was_seen_to_work_is_confirmed(bfo_diag, steps):

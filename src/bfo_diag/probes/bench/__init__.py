@@ -19,7 +19,7 @@ import typer
 from bfo_diag.probes import PartResult, Probe, Progress, Request
 from bfo_diag.probes.bench import compare, summary
 from bfo_diag.probes.bench import judge as judging
-from bfo_diag.probes.bench.arms import EAGER, MODES, REFERENCE, chosen
+from bfo_diag.probes.bench.arms import AS_IT_IS, EAGER, MODES, REFERENCE, chosen
 from bfo_diag.records import JSONValue, Observation
 
 BUILTINS = ("bfo_generation", "digits_mlp_train_step", "char_transformer_train_step")
@@ -84,19 +84,21 @@ class _Bench:
             yield from self._in(Path(folder))
 
     def _in(self, folder: Path) -> Iterator[Observation | Progress]:
-        compiled = self.arms[1:]
         yield self._progress("eager")
         eager = self._first(EAGER, "none", folder)
         if eager.stopped or not eager.of_kind("first"):
             self.over = any(o.kind in _STOPS for o in eager.observations)
             return
         subject = eager.of_kind("subject")[0]
+        compiled = [AS_IT_IS] if subject["compiles_itself"] else self.arms[1:]
         yield self._progress("the float64 reference")
         reference = self._first(REFERENCE, "none", folder, must_end=False)
-        failed = reference.of_kind("mode_failed")
+        if any(o.kind in _STOPS for o in reference.observations):
+            self.over = True
+            return
         working: list[str] = []
-        for arm in compiled:
-            cache = folder / f"cache-{len(working)}" if self.cold else None
+        for index, arm in enumerate(compiled):
+            cache = folder / f"cache-{index}" if self.cold else None
             for name in ("cold" if self.cold else "as it is", "warm"):
                 yield self._progress(f"{arm}, {name} cache")
                 ran = self._first(arm, name, folder, directory=cache, must_end=False)
@@ -109,11 +111,14 @@ class _Bench:
                 working.append(arm)
                 if cache is not None and cache.exists():
                     shutil.copytree(cache, folder / "cache", dirs_exist_ok=True)
-                yield self._compared(arm, folder, reference_failed=failed[0]["error"] if failed else None)
-                if self._differs and eager.of_kind("first")[0]["rng_used"]:
+                rng_used = eager.of_kind("first")[0]["rng_used"]
+                found = self._compared(arm, folder, rng_used=rng_used)
+                yield found
+                if found.values["ok"] is False and rng_used:
                     yield self._progress(f"{arm}, with eager's random stream")
-                    self._first(arm, "warm", folder, directory=cache, must_end=False, same_stream=True)
-                    yield self._compared(arm, folder, reference_failed=None, same_stream=True)
+                    again = self._first(arm, "warm", folder, directory=cache, must_end=False, same_stream=True)
+                    if again.of_kind("first"):
+                        yield self._compared(arm, folder, rng_used=rng_used, same_stream=True)
         for process in range(self.processes if working else 0):
             yield self._progress(f"timing, process {process + 1} of {self.processes}")
             options: dict[str, JSONValue] = {
@@ -121,47 +126,25 @@ class _Bench:
                 "process": process,
                 "seconds": self.seconds,
                 "factory": subject["factory"],
+                "compiles_itself": subject["compiles_itself"],
             }
             result = self._part("measure", options, folder / "cache" if self.cold else None)
             if result.stopped:
                 self.over = any(o.kind in _STOPS for o in result.observations)
                 return
 
-    _differs: bool = False
-
-    def _compared(
-        self, arm: str, folder: Path, *, reference_failed: str | None, same_stream: bool = False
-    ) -> Observation:
+    def _compared(self, arm: str, folder: Path, *, rng_used: bool, same_stream: bool = False) -> Observation:
         mine, eager = compare.load(_state(folder, arm, same_stream)), compare.load(_state(folder, EAGER))
-        wide = compare.load(_state(folder, REFERENCE))
-        values: dict[str, JSONValue] = {"arm": arm, "same_stream": same_stream, "part": "compare", "case": self.case}
+        # (Random numbers drawn in float64 are others: the reference says nothing of a step that draws.)
+        wide = None if rng_used else compare.load(_state(folder, REFERENCE))
+        values: dict[str, JSONValue] = {"arm": arm, "same_stream": same_stream, "part": "compare"}
+        if self.case:
+            values["case"] = self.case
         if mine is None or eager is None:
-            self._differs = False
-            return Observation("correctness", {**values, "ok": None, "why": "too few steps ran"})
-        against_eager = compare.difference(mine, eager)
-        if wide is None or same_stream:
-            tolerance, found, of_eager = compare.WITHOUT_REFERENCE, against_eager, None
-        else:
-            of_eager = compare.difference(eager, wide).value
-            tolerance, found = max(compare.TOLERANCE, compare.FACTOR * of_eager), compare.difference(mine, wide)
-            if of_eager > compare.WITHOUT_REFERENCE:
-                # Random numbers drawn in float64 are others: the reference says nothing of this target.
-                tolerance, found, of_eager = compare.WITHOUT_REFERENCE, against_eager, None
-        self._differs = found.value > tolerance
-        return Observation(
-            "correctness",
-            {
-                **values,
-                "ok": not self._differs,
-                "difference": found.value,
-                "where": found.where,
-                "tolerance": tolerance,
-                "eager_difference": of_eager,
-                "against": "eager" if of_eager is None else REFERENCE,
-                "tensors": len(mine),
-                "why": reference_failed or "",
-            },
-        )
+            return Observation("correctness", {**values, **vars(compare.Judgement(None, why="too few steps ran"))})
+        against = "eager" if wide is None else REFERENCE
+        judged = compare.judge(mine, eager, wide)
+        return Observation("correctness", {**values, **vars(judged), "against": against, "tensors": len(mine)})
 
     def _first(
         self,
@@ -237,5 +220,6 @@ PROBE = Probe(
     verdict=summary.verdict,
     measured=summary.measured,
     parts={name: _part(name) for name in ("first", "measure")},
+    needs_processes=True,
     defaults={"device": "auto"},
 )

@@ -7,6 +7,8 @@ from typing import Any
 from bfo_diag.errors import DiagError
 
 EAGER, CONTROL, REFERENCE = "eager", "eager again (A/A)", "float64 reference"
+AS_IT_IS = "as it compiles itself"
+"""The one arm of a target that calls torch.compile itself; eager is then the same target with that switched off."""
 MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 _BACKEND = "backend:"
 

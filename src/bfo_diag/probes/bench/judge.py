@@ -25,7 +25,7 @@ def _of_case(case: Case) -> Iterator[Finding]:
         message = f"the same eager step under two names differs by {abs(case.control.value - 1):.0%}."
         yield entries["BENCH-NOISY"].finding(message, evidence=case.line("measured"))
     for failed in case.of("mode_failed"):
-        if failed["arm"] == EAGER:
+        if failed["arm"] == EAGER or failed["same_stream"]:
             continue
         if "reference" in failed["arm"]:
             message = f"{failed['error'].splitlines()[0]}; the modes are compared with eager."
@@ -35,7 +35,9 @@ def _of_case(case: Case) -> Iterator[Finding]:
         yield entries["BENCH-MODE-FAILED"].finding(message, evidence=case.line("mode_failed", arm=failed["arm"]))
     for died in case.of("part_died"):
         how = died.get("signal") or f"exit status {died.get('exit_status')}"
-        yield entries["BENCH-MODE-FAILED"].finding(f"the process ended: {how}.", evidence=case.line("part_died"))
+        code = "BENCH-NO-REFERENCE" if "reference" in died["arm"] else "BENCH-MODE-FAILED"
+        evidence = case.line("part_died", arm=died["arm"])
+        yield entries[code].finding(f"{died['arm']}: the process ended: {how}.", evidence=evidence)
     for settled in case.of("never_settled"):
         if settled["process"] == 0:
             message = f"{settled['arm']} still compiled after 30 calls; blocks with a compile in them are thrown away."
@@ -57,10 +59,8 @@ def _of_mode(case: Case, mode: Mode) -> Iterator[Finding]:
     elif word == "different random stream":
         message = f"{mode.name} draws other random numbers than eager; with fallback_random the results are the same."
         yield entries["BENCH-OTHER-STREAM"].finding(message, evidence=case.line("correctness", arm=mode.name))
-    if any(first["arm"] == mode.name and not first["compiled"] for first in case.of("first")):
-        message = (
-            f"{mode.name}: torch.compile looked at no function of the target, so this is eager under another name."
-        )
+    if any(first["arm"] == mode.name and not first["graphs"] for first in case.of("first")):
+        message = f"{mode.name}: no graph was captured, so this is eager under another name."
         yield entries["BENCH-NOT-COMPILED"].finding(message, evidence=case.line("first", arm=mode.name))
     if mode.verdict == "slower" and mode.ratio is not None and not case.noisy:
         message = f"{mode.name} runs at {mode.ratio.value:.2f} of eager's speed."

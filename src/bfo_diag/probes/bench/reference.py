@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 from bfo_diag.records import Case
+from bfo_diag.subject import used_by
 
 _LOW = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -23,7 +24,9 @@ def state_of(case: Case) -> dict[str, torch.Tensor]:
         if isinstance(tensor, torch.Tensor) and (tensor.is_floating_point() or tensor.is_complex()):
             found.setdefault(id(tensor), (name, tensor))
 
-    for name, thing in _holders(case):
+    holders = list(_holders(case))
+    # (A module's names say more of a tensor than its place in an optimizer does.)
+    for name, thing in sorted(holders, key=lambda holder: not isinstance(holder[1], torch.nn.Module)):
         if isinstance(thing, torch.nn.Module):
             for inner, tensor in (*thing.named_parameters(), *thing.named_buffers()):
                 add(f"{name}.{inner}" if name else inner, tensor)
@@ -39,6 +42,11 @@ def state_of(case: Case) -> dict[str, torch.Tensor]:
     return named
 
 
+def optimizers_of(case: Case) -> list[torch.optim.Optimizer]:
+    """Return the optimizers of a case, and those that its step names."""
+    return [thing for _, thing in _holders(case) if isinstance(thing, torch.optim.Optimizer)]
+
+
 def _holders(case: Case) -> Iterator[tuple[str, Any]]:
     model = case.model
     if isinstance(model, Mapping):
@@ -50,38 +58,31 @@ def _holders(case: Case) -> Iterator[tuple[str, Any]]:
     yield from used_by(case.step)
 
 
-def used_by(function: Callable[..., Any]) -> Iterator[tuple[str, Any]]:
-    """Yield what a Python function names: its closure, its object, and the globals in its code."""
-    function = inspect.unwrap(function)
-    owner = getattr(function, "__self__", None)
-    if owner is not None:
-        yield "self", owner
-    plain = getattr(function, "__func__", function)
-    code = getattr(plain, "__code__", None)
-    if code is None:
-        return
-    for name, cell in zip(code.co_freevars, plain.__closure__ or (), strict=False):
-        try:
-            yield name, cell.cell_contents
-        except ValueError:
-            continue
-    for name in code.co_names:
-        if name in plain.__globals__:
-            yield name, plain.__globals__[name]
+def kept(value: Any) -> list[Any]:
+    """Return copies of the tensors and numbers in what a step returned, before later steps change them."""
+    return [leaf.detach().clone() if isinstance(leaf, torch.Tensor) else leaf for leaf in tree_leaves(value)]
 
 
-def arrays(state: Mapping[str, torch.Tensor], returned: list[Any]) -> dict[str, np.ndarray[Any, Any]]:
-    """Return the state as float64 arrays, with the numbers that the steps returned."""
-    kept: dict[str, np.ndarray[Any, Any]] = {}
+def arrays(state: Mapping[str, torch.Tensor], returned: list[list[Any]]) -> dict[str, np.ndarray[Any, Any]]:
+    """Return the state and its gradients as float64 arrays, with the numbers that the steps returned."""
+    found: dict[str, np.ndarray[Any, Any]] = {}
     for name, tensor in state.items():
-        values = torch.view_as_real(tensor.detach()) if tensor.is_complex() else tensor.detach()
-        kept[f"state:{name}"] = values.to(device="cpu", dtype=torch.float64).numpy()
-    for index, value in enumerate(returned):
-        if isinstance(value, torch.Tensor) and value.is_floating_point():
-            kept[f"returned:{index}"] = value.detach().to(device="cpu", dtype=torch.float64).numpy()
-        elif isinstance(value, float):
-            kept[f"returned:{index}"] = np.asarray(value)
-    return kept
+        found[f"state:{name}"] = _array(tensor)
+        if tensor.is_leaf and tensor.grad is not None and not tensor.grad.is_sparse:
+            found[f"gradient:{name}"] = _array(tensor.grad)
+    for step, values in enumerate(returned, 1):
+        for index, value in enumerate(values):
+            if isinstance(value, torch.Tensor) and (value.is_floating_point() or value.is_complex()):
+                found[f"returned:step {step}:{index}"] = _array(value)
+            elif isinstance(value, float):
+                found[f"returned:step {step}:{index}"] = np.asarray(value)
+    return found
+
+
+def _array(tensor: torch.Tensor) -> np.ndarray[Any, Any]:
+    values = torch.view_as_real(tensor.detach()) if tensor.is_complex() else tensor.detach()
+    array: np.ndarray[Any, Any] = values.to(device="cpu", dtype=torch.float64).numpy()
+    return array
 
 
 class InFloat64(TorchFunctionMode):
@@ -111,10 +112,17 @@ def _wide(value: Any) -> Any:
     return value
 
 
-def widen(state: Mapping[str, torch.Tensor]) -> None:
+def widen(state: Mapping[str, torch.Tensor], optimizers: Sequence[torch.optim.Optimizer] = ()) -> None:
     """Make the state float64 where it lies, so that who holds a tensor of it holds the wide one."""
     for tensor in state.values():
         if tensor.dtype in _LOW:
+            gradient = tensor.grad if tensor.is_leaf else None
             tensor.data = tensor.data.double()
-            if tensor.grad is not None:
+            if gradient is not None:  # a bare optimizer step takes it as it finds it
                 tensor.grad = None
+                tensor.grad = gradient.double()
+    for optimizer in optimizers:
+        for kept_of in optimizer.state.values():
+            for key, value in list(kept_of.items()):
+                if isinstance(value, torch.Tensor) and value.dtype in _LOW and value.dim() > 0:
+                    kept_of[key] = value.double()

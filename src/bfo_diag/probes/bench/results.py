@@ -26,12 +26,17 @@ class Mode:
     step_s: float | None
     saved: st.Interval | None
     cost_s: Mapping[str, float]
-    """Seconds that the first calls took beyond their steps, by state of the cache: cold, warm."""
+    """Seconds that the first calls took beyond steady ones, by state of the cache: cold, as it is, warm."""
     compile_s: Mapping[str, float]
     """Seconds of the first calls, by state of the cache."""
 
+    @property
+    def first_cache(self) -> str:
+        """The state of the cache in which the person's first run finds it."""
+        return next((cache for cache in ("cold", "as it is") if cache in self.compile_s), "warm")
+
     def break_even(self, cache: str) -> st.BreakEven:
-        """Return after how many steps the compile has paid for itself."""
+        """Return after how many steps, the first included, the compile has paid for itself."""
         if cache not in self.cost_s:
             return st.BreakEven(None, "the compile time was not measured")
         if self.saved is None:
@@ -96,6 +101,11 @@ class Case:
         """Whether the machine was too noisy to believe the rest."""
         return self.control is not None and st.noisy(self.control)
 
+    def cuda_median_s(self, arm: str) -> float | None:
+        """Return the median step time by CUDA events, None off CUDA."""
+        times = [t for process in self.processes for t in process["cuda_step_s"].get(arm, ()) if t is not None]
+        return float(np.median(times)) if times else None
+
     def median_s(self, arm: str) -> float | None:
         """Return the median over processes of the median step time."""
         medians = [
@@ -114,20 +124,20 @@ class Case:
         pairs = self.pairs(arm)
         ratio = st.speed_up(pairs) if pairs else None
         over_twin = self.pairs(arm, CONTROL)
-        eager_s = self.median_s(EAGER)
+        step_s = self.median_s(arm)
         compile_s: dict[str, float] = {}
         cost_s: dict[str, float] = {}
         for first in self.of("first"):
-            if first["arm"] == arm and not first["same_stream"] and first["cache"] in ("cold", "warm"):
-                count = _compiling(first["frames"])
+            if first["arm"] == arm and not first["same_stream"]:
+                count = _compiling(first["compile_events"])
                 compile_s[first["cache"]] = sum(first["calls_s"][:count])
-                if eager_s is not None:
-                    cost_s[first["cache"]] = compile_s[first["cache"]] - count * eager_s
+                if step_s is not None:
+                    cost_s[first["cache"]] = compile_s[first["cache"]] - count * step_s
         return Mode(
             name=arm,
             ratio=ratio,
             verdict="not measured" if ratio is None else st.verdict(ratio, st.speed_up(over_twin)),
-            step_s=self.median_s(arm),
+            step_s=step_s,
             saved=st.saved(pairs) if pairs else None,
             cost_s=cost_s,
             compile_s=compile_s,
@@ -136,6 +146,8 @@ class Case:
     def correctness(self, arm: str) -> tuple[str, Mapping[str, Any] | None]:
         """Return whether the mode comes to the same state: the word for it, and the comparison."""
         found = [c for c in self.of("correctness") if c["arm"] == arm]
+        if len(found) > 1 and found[-1]["ok"] is not True:
+            found = found[:1]  # the run with eager's stream told nothing new
         if not found:
             return "not measured", None
         if found[-1]["ok"] is None:
@@ -148,15 +160,17 @@ class Case:
         """Return what is known of CUDA graphs in a mode that asks for them."""
         if not uses_cuda_graphs(arm):
             return ""
-        skips = max((first["cudagraph_skips"] for first in self.of("first") if first["arm"] == arm), default=0)
+        firsts = [first for first in self.of("first") if first["arm"] == arm]
+        skips = max((first["cudagraph_skips"] for first in firsts), default=0)
+        reasons = list(dict.fromkeys(reason for first in firsts for reason in first["cudagraph_reasons"]))
         on_cuda = any(str(process["device"]).startswith("cuda") for process in self.processes)
         if not on_cuda:
             return "CUDA graphs not applied: the device is a CPU"
-        return f"CUDA graphs not applied ({skips} skipped)" if skips else ""
+        return f"CUDA graphs not applied ({skips} skipped: {'; '.join(reasons) or 'no reason given'})" if skips else ""
 
     def memory(self, arm: str) -> dict[str, float]:
         """Return the peak memory of the mode's first steps, in MiB (with a warm cache, where there is a choice)."""
-        firsts = [first for first in self.of("first") if first["arm"] == arm and first["cache"] != "cold"]
+        firsts = [first for first in self.of("first") if first["arm"] == arm and first["cache"] in ("warm", "none")]
         if not firsts:
             return {}
         keys = ("peak_rss_mib", "cuda_allocated_mib", "cuda_reserved_mib")
@@ -170,15 +184,15 @@ class Case:
             return None
         runs = int(self.options.get("folds") or 1) * int(self.options.get("trials") or 1)
         steps = int(self.options["steps"])
-        first_cache = "cold" if self.options.get("cold", True) else "warm"
         eager_total = runs * steps * eager_s
         best, best_total = EAGER, eager_total
         totals = {EAGER: eager_total}
         for mode in self.modes:
-            if mode.step_s is None or first_cache not in mode.cost_s or self.correctness(mode.name)[0] == "differs":
+            if mode.step_s is None or not mode.cost_s or self.correctness(mode.name)[0] == "differs":
                 continue
-            again = mode.cost_s.get("warm", mode.cost_s[first_cache])
-            total = max(0.0, mode.cost_s[first_cache]) + (runs - 1) * max(0.0, again) + runs * steps * mode.step_s
+            at_first = max(0.0, mode.cost_s[mode.first_cache])
+            again = max(0.0, mode.cost_s.get("warm", at_first))
+            total = at_first + (runs - 1) * again + runs * steps * mode.step_s
             totals[mode.name] = total
             if mode.verdict == "faster" and total < best_total:
                 best, best_total = mode.name, total
@@ -197,9 +211,9 @@ class Advice:
     totals_s: Mapping[str, float]
 
 
-def _compiling(frames: list[int]) -> int:
-    """Return how many of the first calls had a compile among them or before the last of them."""
-    last = max((index for index, count in enumerate(frames) if count), default=0)
+def _compiling(events: list[int]) -> int:
+    """Return how many calls there were up to the last with a compile in it."""
+    last = max((index for index, count in enumerate(events) if count), default=0)
     return last + 1
 
 

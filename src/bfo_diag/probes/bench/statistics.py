@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 RESAMPLES = 2000
 CONFIDENCE = 0.95
 NOISY = 0.05
-"""An A/A control that is off by more than this share marks the result."""
+"""An A/A control that is off by more than this share marks the result; so does an interval four times as far."""
 
 Floats = NDArray[np.float64]
 Pairs = Sequence[tuple[Floats, Floats]]
@@ -73,8 +73,8 @@ def verdict(*ratios: Interval) -> str:
 
 
 def noisy(control: Interval) -> bool:
-    """Whether the same step under two names differs too much to believe the rest."""
-    return abs(control.value - 1) > NOISY
+    """Whether the same step under two names differs too much to believe the rest, in its middle or from run to run."""
+    return abs(control.value - 1) > NOISY or control.low < 1 - 4 * NOISY or control.high > 1 + 4 * NOISY
 
 
 @dataclass(frozen=True)
@@ -86,9 +86,10 @@ class BreakEven:
 
 
 def break_even(compile_s: float, difference: Interval, faster: bool) -> BreakEven:
-    """Return the steps after which the compile has paid: `compile_s` / seconds saved a step.
+    """Return the steps after which the compile has paid: `compile_s` / (t_eager - t_compiled), the first k included.
 
-    `compile_s` is what the first calls took beyond their steps: sum of the first k compiled calls - k t_eager.
+    `compile_s` is what the first k calls took beyond steady ones, S_k - k t_compiled: with N t_eager = S_k +
+    (N - k) t_compiled, N = k + (S_k - k t_eager) / (t_eager - t_compiled), which is the same.
     """
     if not faster or difference.low <= 0:
         return BreakEven(None, "no step is saved for certain")

@@ -31,8 +31,9 @@ def _modes(case: Case) -> Table:
         word, compared = case.correctness(mode.name)
         if compared is not None:
             word += f" ({compared['difference']:.1g})"
-        failed = [failed for failed in case.of("mode_failed") if failed["arm"] == mode.name]
-        if failed:
+            word += f", {compared['ill_conditioned']} not judged" if compared["ill_conditioned"] else ""
+        failed = [f for f in case.of("mode_failed") if f["arm"] == mode.name and not f["same_stream"]]
+        if failed and mode.ratio is None:
             rows.append((mode.name, Cell("not measured: it failed", "bad"), *("-",) * 6))
             continue
         rows.append(
@@ -50,12 +51,22 @@ def _modes(case: Case) -> Table:
     processes = case.processes
     threads = f", {processes[0]['threads']} threads" if processes else ""
     device = processes[0]["device"] if processes else "?"
+    first = next((mode.first_cache for mode in case.modes), "cold")
     return Table(
         title=f"{case.name}: time of a step, {len(processes)} processes on {device}{threads}",
-        columns=("mode", "step", "speed-up [95 %]", "verdict", "compile cold / warm", "pays after", "peak", "result"),
+        columns=(
+            "mode",
+            "step",
+            "speed-up [95 %]",
+            "verdict",
+            f"compile {first} / warm",
+            "pays after",
+            "peak",
+            "result",
+        ),
         rows=tuple(rows),
-        caption="speed-up: eager time / mode's time, median of interleaved pairs; result: largest relative difference "
-        "after 5 steps",
+        caption="speed-up: eager time / mode's time, median of interleaved pairs; peak: of the process, with torch and "
+        "what compiles; result: relative difference after 5 steps",
     )
 
 
@@ -75,12 +86,12 @@ def interval(found: st.Interval) -> str:
 
 
 def _compile(mode: Mode) -> str:
-    return " / ".join(duration(mode.compile_s[cache]) if cache in mode.compile_s else "-" for cache in ("cold", "warm"))
+    shown = [duration(mode.compile_s[c]) if c in mode.compile_s else "-" for c in (mode.first_cache, "warm")]
+    return " / ".join(shown)
 
 
 def _break_even(case: Case, mode: Mode) -> str:
-    cache = "cold" if "cold" in mode.compile_s else "warm"
-    found = mode.break_even(cache)
+    found = mode.break_even(mode.first_cache)
     if found.steps is None:
         return "never" if mode.ratio is not None else "-"
     eager_s = case.median_s(EAGER) or 0.0
@@ -141,6 +152,7 @@ def _mode(case: Case, mode: Mode) -> dict[str, JSONValue]:
         }
     return {
         "step_s": mode.step_s,
+        "cuda_step_s": case.cuda_median_s(mode.name),
         "speed_up": _interval(mode.ratio),
         "verdict": mode.verdict,
         "compile_s": dict(mode.compile_s),
@@ -152,7 +164,7 @@ def _mode(case: Case, mode: Mode) -> dict[str, JSONValue]:
     }
 
 
-_COMPARED = ("difference", "where", "tolerance", "against", "eager_difference", "tensors")
+_COMPARED = ("difference", "where", "tolerance", "against", "eager_difference", "tensors", "ill_conditioned")
 
 
 def _interval(found: st.Interval | None) -> dict[str, float] | None:

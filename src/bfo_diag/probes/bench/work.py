@@ -18,8 +18,8 @@ import torch
 from bfo_diag.attempt import Attempt, attempt
 from bfo_diag.errors import DiagError
 from bfo_diag.probes import Progress, Request
-from bfo_diag.probes.bench.arms import CONTROL, EAGER, REFERENCE, compile_options, uses_cuda_graphs
-from bfo_diag.probes.bench.reference import InFloat64, arrays, state_of, widen
+from bfo_diag.probes.bench.arms import AS_IT_IS, CONTROL, EAGER, REFERENCE, compile_options, uses_cuda_graphs
+from bfo_diag.probes.bench.reference import InFloat64, arrays, kept, optimizers_of, state_of, widen
 from bfo_diag.records import Observation
 from bfo_diag.subject import Subject, as_it_is, fresh
 
@@ -39,93 +39,121 @@ def first(
     target = request.load()
     if role == "target" and arm == EAGER:
         yield Observation("case", target.record.to_json())
+    graphs = _graphs()
     made = attempt(lambda: as_it_is(target))
     if made.value is None:
         yield from made.observations("make")
         return
     subject, factory = made.value
     if arm == EAGER:
-        yield Observation("subject", {"factory": factory, "name": subject.case.name, "kind": target.kind})
-    state = state_of(subject.case)
-    before = _frames()
-    call, undo = _step_of(subject, arm, same_stream)
-    if arm == REFERENCE:
-        widen(state)
-    times: list[float] = []
-    frames: list[int] = []
-    returned: list[Any] = []
-    rng = torch.get_rng_state()
-    result: Attempt[Any] = Attempt()
-    with undo:
-        while len(times) < _MOST_WARM_UP:
-            seen, began = _frames(), time.perf_counter()
-            number = len(times)
-            result = attempt(lambda number=number: call(number))  # type: ignore[misc]
-            _synchronize(request.device)
-            times.append(time.perf_counter() - began)
-            frames.append(_frames() - seen)
-            if not result.ok:
-                break
-            if number == 0:
-                rng_used = not torch.equal(rng, torch.get_rng_state())
-            if len(times) <= CHECKED_STEPS:
-                returned.append(_kept(result.value))
-            if len(times) == CHECKED_STEPS:
-                _save(state_file, arrays(state, returned))
-            if len(times) >= CHECKED_STEPS and not any(frames[-_QUIET:]):
-                break
+        yield Observation("subject", {"factory": factory, "kind": target.kind, "compiles_itself": _graphs() > graphs})
+    reasons = _cudagraph_reasons() if uses_cuda_graphs(arm) else []
+    compiles_itself = _graphs() > graphs
+    compiled_before = _graphs()
+    if arm == AS_IT_IS:
+        torch.compiler.reset()  # its first steps are to compile
+    steps = _FirstSteps(subject, arm, same_stream=same_stream, compiles_itself=compiles_itself)
+    result = steps.run(state_file)
+    common = {"arm": arm, "cache": cache, "same_stream": same_stream}
     if not result.ok:
         error = result.raised
-        yield Observation(
-            "mode_failed",
-            {
-                "arm": arm,
-                "cache": cache,
-                "step": len(times),
-                "error": "out of time" if error is None else f"{error.type}: {error.message[:2000]}",
-            },
-        )
+        text = "out of time" if error is None else f"{error.type}: {error.message[:2000]}"
+        yield Observation("mode_failed", {**common, "step": len(steps.times), "error": text})
         if arm == EAGER or result.timed_out:
-            yield from result.observations(f"{arm}, step {len(times)}", step=len(times))
+            yield from result.observations(f"{arm}, step {len(steps.times)}", step=len(steps.times))
         return
     yield Observation(
         "first",
         {
-            "arm": arm,
-            "cache": cache,
-            "calls_s": times,
-            "frames": frames,
-            "compiled": _frames() > before,
-            "rng_used": rng_used,
-            "same_stream": same_stream,
-            "state": len(state),
+            **common,
+            "calls_s": steps.times,
+            "compile_events": steps.events,
+            "graphs": _graphs() - compiled_before,
+            "rng_used": steps.rng_used,
+            "cudagraph_reasons": reasons,
             **_cache_events(),
-            **_memory(request.device),
+            **_memory(),
         },
     )
 
 
+class _FirstSteps:
+    """The first steps of one mode, until several in a row compile nothing, and the state after a few of them."""
+
+    def __init__(self, subject: Subject, arm: str, **how: bool) -> None:
+        self._subject = subject
+        self._state = state_of(subject.case)
+        self._call, self._holding = _step_of(subject, arm, **how)
+        if arm == REFERENCE:
+            widen(self._state, optimizers_of(subject.case))
+        self.times: list[float] = []
+        self.events: list[int] = []
+        self.rng_used = False
+
+    def run(self, state_file: str) -> Attempt[Any]:
+        """Run them, and return what came of the last."""
+        returned: list[Any] = []
+        rng = _random_state()
+        result: Attempt[Any] = Attempt()
+        least = max(CHECKED_STEPS, self._subject.shapes_given)
+        with self._holding:
+            while len(self.times) < max(_MOST_WARM_UP, 2 * least):
+                before, began = _compile_events(), time.perf_counter()
+                number = len(self.times)
+                result = attempt(lambda number=number: self._call(number))  # type: ignore[misc]
+                _synchronize()
+                self.times.append(time.perf_counter() - began)
+                self.events.append(_compile_events() - before)
+                if not result.ok:
+                    return result
+                if len(self.times) <= CHECKED_STEPS:
+                    returned.append(kept(result.value))
+                if len(self.times) == CHECKED_STEPS:
+                    self.rng_used = rng != _random_state()
+                    _save(state_file, arrays(self._state, returned))
+                quiet = max(_QUIET, self._subject.shapes_given)
+                if len(self.times) >= least and len(self.times) > quiet and not any(self.events[-quiet:]):
+                    break
+            if torch.cuda.is_initialized():  # the peak of steps, not of compiling
+                torch.cuda.reset_peak_memory_stats()
+                result = attempt(lambda: self._call(len(self.times)))
+                _synchronize()
+        return result
+
+
 def measure(
-    request: Request, *, arms: list[str], process: int, seconds: float, factory: bool
+    request: Request, *, arms: list[str], process: int, seconds: float, factory: bool, compiles_itself: bool
 ) -> Iterator[Observation | Progress]:
     """Time the arms in interleaved blocks: A C A' B, then B A' C A, and so on; A' is the A/A control."""
+    # All arms compile the same functions here: torch's limit of compiles is for one of them.
+    for name in ("recompile_limit", "cache_size_limit", "accumulated_recompile_limit", "accumulated_cache_size_limit"):
+        if hasattr(torch._dynamo.config, name):
+            setattr(torch._dynamo.config, name, getattr(torch._dynamo.config, name) * (len(arms) + 1))
     target = request.load()
     steps: dict[str, Callable[[int], Any]] = {}
+    shapes = 1
     for arm in (*arms, CONTROL):
         made = attempt(lambda: fresh(target, factory=factory))
         if made.value is None:
             yield from made.observations("make")
             return
-        steps[arm], _ = _step_of(made.value, arm, False)
-    timer = _Timer(steps, request.device)
-    for arm in steps:
+        steps[arm], _ = _step_of(made.value, arm, compiles_itself=compiles_itself)
+        shapes = made.value.shapes_given
+    timer = _Timer(steps, shapes=shapes)
+    for arm in list(steps):
         yield Progress(0, None, f"warming up {arm}")
         done = attempt(lambda arm=arm: timer.warm_up(arm))  # type: ignore[misc]
-        if not done.ok:
+        if done.raised is not None and arm not in (EAGER, CONTROL):
+            timer.drop(arm)
+            text = f"{done.raised.type}: {done.raised.message[:2000]}"
+            failed = {"arm": arm, "cache": "timing", "same_stream": False, "step": 0, "error": text}
+            yield Observation("mode_failed", failed)
+        elif not done.ok:
             yield from done.observations(f"warm-up of {arm}")
             return
-        if done.value is False:
+        elif done.value is False:
             yield Observation("never_settled", {"arm": arm, "process": process})
+    timer.equalise()
     done_all = attempt(lambda: timer.run(seconds, seed=process))
     if done_all.raised is not None:
         yield from done_all.observations("timed blocks")
@@ -135,12 +163,11 @@ def measure(
         {
             "process": process,
             "step_s": timer.times,
-            "events_s": timer.event_times,
+            "cuda_step_s": timer.event_times,
             "thrown_away": timer.thrown_away,
             "steps_per_block": timer.steps_per_block,
             "threads": torch.get_num_threads(),
-            "device": request.device,
-            "cudagraph_skips": _cudagraph_skips(),
+            "device": _device_seen(),
         },
     )
     if done_all.timed_out:
@@ -148,29 +175,42 @@ def measure(
 
 
 class _Timer:
-    """Times blocks of steps; `times[arm]` has the seconds a step of each round, None where a compile fell in it."""
+    """Times blocks of steps; `times[arm]` has the seconds a step of each round, None where a compile fell in it.
 
-    def __init__(self, steps: dict[str, Callable[[int], Any]], device: str) -> None:
+    Every block runs the same calls, a whole number of times through the `shapes` different ones of the target.
+    """
+
+    def __init__(self, steps: dict[str, Callable[[int], Any]], *, shapes: int = 1) -> None:
         self._steps = steps
-        self._device = device
-        self._number = dict.fromkeys(steps, 0)
+        self._shapes = shapes
         self.times: dict[str, list[float | None]] = {arm: [] for arm in steps}
         self.event_times: dict[str, list[float | None]] = {arm: [] for arm in steps}
         self.thrown_away = dict.fromkeys(steps, 0)
-        self.steps_per_block = dict.fromkeys(steps, 1)
+        self.steps_per_block = dict.fromkeys(steps, shapes)
 
     def warm_up(self, arm: str) -> bool:
         """Run the arm until several calls in a row compile nothing, and return whether that came."""
         quiet = 0
-        for _ in range(_MOST_WARM_UP):
-            before = _frames()
-            self._run(arm, 1)
-            quiet = quiet + 1 if _frames() == before else 0
-            if quiet >= _QUIET:
+        for number in range(max(_MOST_WARM_UP, 3 * self._shapes)):
+            before = _compile_events()
+            self._steps[arm](number)
+            quiet = quiet + 1 if _compile_events() == before else 0
+            if quiet >= max(_QUIET, self._shapes):
                 break
-        took = min(self._block(arm, 1)[0] for _ in range(3))
-        self.steps_per_block[arm] = max(1, math.ceil(BLOCK_S / max(took, 1e-7)))
-        return quiet >= _QUIET
+        took = min(self._block(arm, self._shapes)[0] for _ in range(3))
+        rounds = math.ceil(BLOCK_S / max(took * self._shapes, 1e-7))
+        self.steps_per_block[arm] = max(1, rounds) * self._shapes
+        return quiet >= max(_QUIET, self._shapes)
+
+    def drop(self, arm: str) -> None:
+        """Leave an arm out that failed."""
+        for of_arm in (self._steps, self.times, self.event_times, self.thrown_away, self.steps_per_block):
+            del of_arm[arm]
+
+    def equalise(self) -> None:
+        """Give all arms blocks of as many steps, so that a pair has done the same."""
+        most = max(self.steps_per_block.values())
+        self.steps_per_block = dict.fromkeys(self._steps, most)
 
     def run(self, seconds: float, *, seed: int) -> None:
         """Run rounds for about so many seconds, at least a few.
@@ -192,9 +232,9 @@ class _Timer:
                 else:
                     order.reverse()
                 for arm in order:
-                    before = _frames()
+                    before = _compile_events()
                     wall, event = self._block(arm, self.steps_per_block[arm])
-                    if _frames() == before:
+                    if _compile_events() == before:
                         row[arm] = (wall, event)
                     else:
                         row[arm] = (None, None)
@@ -210,70 +250,101 @@ class _Timer:
 
     def _block(self, arm: str, count: int) -> tuple[float, float | None]:
         """Return the seconds a step, by the wall clock (synchronised) and by CUDA events."""
-        cuda = self._device.startswith("cuda")
-        start = stop = None
-        _synchronize(self._device)
-        if cuda:
-            start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        step = self._steps[arm]
+        cuda = torch.cuda.is_initialized()
+        start = torch.cuda.Event(enable_timing=True) if cuda else None
+        stop = torch.cuda.Event(enable_timing=True) if cuda else None
+        _synchronize()
+        if start is not None:
             start.record()
         began = time.perf_counter()
-        self._run(arm, count)
-        if start is not None and stop is not None:
+        for number in range(count):
+            step(number)
+        if stop is not None:
             stop.record()
-        _synchronize(self._device)
+        _synchronize()
         wall = (time.perf_counter() - began) / count
         event = start.elapsed_time(stop) / 1e3 / count if start is not None and stop is not None else None
         return wall, event
 
-    def _run(self, arm: str, count: int) -> None:
-        step = self._steps[arm]
-        for _ in range(count):
-            step(self._number[arm])
-            self._number[arm] += 1
-
 
 def _step_of(
-    subject: Subject, arm: str, same_stream: bool
+    subject: Subject, arm: str, *, same_stream: bool = False, compiles_itself: bool = False
 ) -> tuple[Callable[[int], Any], contextlib.AbstractContextManager[Any]]:
     """Return one step of an arm, and what must hold while it runs."""
     function = subject.function
     holding = contextlib.ExitStack()
+    if same_stream:
+        from torch._inductor import config
+
+        config.fallback_random = True
     if arm == REFERENCE:
         holding.enter_context(InFloat64())
         dtype = torch.get_default_dtype()
         torch.set_default_dtype(torch.float64)
         holding.callback(torch.set_default_dtype, dtype)
-    elif arm not in (EAGER, CONTROL):
+    elif arm not in (EAGER, CONTROL, AS_IT_IS):
         options = compile_options(arm)
-        if same_stream:
-            from torch._inductor import config
-
-            config.fallback_random = True
         try:
             function = torch.compile(function, **options)
         except RuntimeError as error:
             raise DiagError(f"torch.compile refuses the mode {arm}: {error}", mend="see --modes") from error
     marks = uses_cuda_graphs(arm) and torch.cuda.is_available()
+    plainly = arm in (EAGER, CONTROL, REFERENCE)
 
     def step(number: int) -> Any:
         if marks:
             torch.compiler.cudagraph_mark_step_begin()
         return subject.call(function, number)
 
-    return step, holding
+    def plain_step(number: int) -> Any:  # what the target compiles itself is no eager step
+        with torch.compiler.set_stance("force_eager"):
+            return subject.call(function, number)
+
+    return plain_step if plainly and compiles_itself else step, holding
 
 
-def _frames() -> int:
-    """Return how many frames torch.compile has looked at so far in this process."""
+def _compile_events() -> int:
+    """Return a number that grows whenever something is compiled, a backward pass at its first run too."""
+    from torch._dynamo.utils import compilation_time_metrics, counters
+
+    return int(counters["frames"]["total"]) + sum(map(len, compilation_time_metrics.values()))
+
+
+def _graphs() -> int:
+    """Return how many graphs were captured so far in this process."""
     from torch._dynamo.utils import counters
 
-    return int(counters["frames"]["total"])
+    return int(counters["stats"]["unique_graphs"])
 
 
-def _cudagraph_skips() -> int:
-    from torch._dynamo.utils import counters
+def _random_state() -> tuple[bytes, ...]:
+    states = [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [])]
+    return tuple(state.numpy().tobytes() for state in states)
 
-    return int(counters["inductor"]["cudagraph_skips"])
+
+def _cudagraph_reasons() -> list[str]:
+    """Have Inductor's words on skipped CUDA graphs collected from now on, and return the list they go to."""
+    from torch._inductor import cudagraph_utils
+
+    reasons: list[str] = []
+    for name in ("cudagraphs_log", "perf_hint_log"):
+        log = getattr(cudagraph_utils, name, None)
+        if log is None:
+            continue
+
+        def warning(message: object, *args: object, original: Callable[..., Any] = log.warning, **kwargs: Any) -> None:
+            text = str(message)
+            if "cudagraph" in text and text not in reasons:
+                reasons.append(text)
+            original(message, *args, **kwargs)
+
+        log.warning = warning
+    return reasons
+
+
+def _device_seen() -> str:
+    return f"cuda:{torch.cuda.current_device()}" if torch.cuda.is_initialized() else "cpu"
 
 
 def _cache_events() -> dict[str, Any]:
@@ -287,26 +358,22 @@ def _cache_events() -> dict[str, Any]:
     }
 
 
-def _memory(device: str) -> dict[str, Any]:
+def _memory() -> dict[str, Any]:
     found: dict[str, Any] = {"peak_rss_mib": None}
     if sys.platform != "win32":
         import resource
 
         unit = 2**20 if sys.platform == "darwin" else 2**10
         found["peak_rss_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
-    if device.startswith("cuda"):
+    if torch.cuda.is_initialized():
         found["cuda_allocated_mib"] = torch.cuda.max_memory_allocated() / 2**20
         found["cuda_reserved_mib"] = torch.cuda.max_memory_reserved() / 2**20
     return found
 
 
-def _synchronize(device: str) -> None:
-    if device.startswith("cuda"):
+def _synchronize() -> None:
+    if torch.cuda.is_initialized():
         torch.cuda.synchronize()
-
-
-def _kept(value: Any) -> Any:
-    return value.detach().clone() if isinstance(value, torch.Tensor) else value
 
 
 def _save(path: str, state: dict[str, np.ndarray[Any, Any]]) -> None:

@@ -69,6 +69,8 @@ def capture(
         raise DiagError("--update-baseline names no file", mend="add --baseline FILE")
     known = [] if baseline is None or update_baseline else baselines.read(Path(baseline))
     how = {"backend": backend, "mode": mode, "dynamic": True if dynamic else None}
+    if request.text is None and (try_fixes or baseline is not None):
+        raise DiagError("--try-fixes and --baseline go with a TARGET", mend="name one: train.py:train_step")
     if request.text is None:
         yield from _builtins(request, how, calls=calls, fullgraph=fullgraph)
         return
@@ -76,13 +78,20 @@ def capture(
     seen: list[Observation] = []
     yield from _examine(request, how, calls=calls, fullgraph=fullgraph, try_fixes=try_fixes, seen=seen)
     if baseline is not None:
+        written = False
         if update_baseline:
-            sites = Analysis("", tuple(enumerate(seen, 1))).sites
-            if any(observation.kind == "call" for observation in seen):
-                baselines.write(Path(baseline), sites)
-                known = baselines.entries_of(sites, Path(baseline).parent)
+            analysis = Analysis("", tuple(enumerate(seen, 1)))
+            made, planned = analysis.calls, analysis.subject.get("calls")
+            written = bool(made) and len(made) == planned and all(call["ok"] for call in made)
+            if not written:
+                raise DiagError(
+                    f"the baseline {baseline} is not written: {len(made)} of {planned or 'the'} calls were made",
+                    mend="mend what ended the run, then write it anew; the file is as it was",
+                )
+            known = judging.baseline_entries(analysis, Path(baseline).parent)
+            baselines.write(Path(baseline), known)
         where = str(Path(baseline).resolve())
-        yield Observation("baseline", {"file": where, "sites": known, "written": update_baseline})
+        yield Observation("baseline", {"file": where, "sites": known, "written": written})
 
 
 def _examine(

@@ -19,7 +19,7 @@ from bfo_diag.probes.compile import compat, coverage
 from bfo_diag.probes.compile.events import Listener, break_observation
 from bfo_diag.probes.compile.payload import read_break
 from bfo_diag.records import Observation
-from bfo_diag.subject import Subject, as_it_is, fresh
+from bfo_diag.subject import Subject, as_it_is, compiled_names, fresh
 from bfo_diag.targets import Target
 
 _SHOWN_OPERATIONS = 12
@@ -49,6 +49,7 @@ def survey(request: Request, *, calls: int, backend: str, role: str) -> Iterator
             "factory": factory,
             "kind": target.kind,
             "compiles_itself": compiles_itself,
+            "bypassed": [] if compiles_itself else compiled_names(subject.case),
             "disabled_by": _disabled_by(subject),
             "calls": calls,
             "name": subject.case.name,
@@ -182,9 +183,16 @@ def fullgraph(
     dynamic: bool | None,
 ) -> Iterator[Observation | Progress]:
     """Verify `fullgraph=True` with two real calls, backward included."""
-    subject, compiled = _compiled(
-        request, factory, compiles_itself, {"backend": backend, "mode": mode, "dynamic": dynamic, "fullgraph": True}
-    )
+    # A target that compiles itself is asked for one graph where it calls torch.compile, on import or later.
+    holding = contextlib.ExitStack()
+    if compiles_itself:
+        holding.enter_context(compat.compile_called_with(fullgraph=True))
+    options = {"backend": backend, "mode": mode, "dynamic": dynamic, "fullgraph": True}
+    with holding:
+        yield from _verified(*_compiled(request, factory, compiles_itself, options))
+
+
+def _verified(subject: Subject, compiled: Callable[..., Any]) -> Iterator[Observation | Progress]:
     graphs = 0
     error: Observation | None = None
     with Listener() as listener:

@@ -70,16 +70,21 @@ class Analysis:
     def compiles(self) -> list[int]:
         """Compiles at each call."""
         started = [o.values for _, o in self.of("compile", part="calls")]
-        return [
-            len({s["compile_id"] for s in started if s["call"] == call["number"] and _again_or_first(s)})
-            for call in self.calls
-        ]
+        return [len({s["compile_id"] for s in started if s["call"] == call["number"]}) for call in self.calls]
 
     @cached_property
     def recompiles(self) -> list[Numbered]:
         """The guard failures that led to another compile (the one that met the limit led to none)."""
         started = {o.values["compile_id"] for _, o in self.of("compile", part="calls")}
         return [(n, o) for n, o in self.of("recompile", part="calls") if o.values["compile_id"] in started]
+
+    @cached_property
+    def frames(self) -> dict[str, tuple[str, str]]:
+        """The function and file of each frame, by the first half of its compile ids."""
+        return {
+            o.values["compile_id"].split("/")[0]: (o.values["function"], o.values["file"] or "")
+            for _, o in self.of("compile", part="calls")
+        }
 
     @cached_property
     def limits(self) -> list[Numbered]:
@@ -89,6 +94,16 @@ class Analysis:
             reason = f"{observation.values['fail_type']} {observation.values['fail_reason']}".lower()
             if any(mark in reason for mark in _LIMIT):
                 found.setdefault(observation.values["compile_id"].split("/")[0], (number, observation))
+        return list(found.values())
+
+    @cached_property
+    def skipped(self) -> list[Numbered]:
+        """The functions of the user's and of libraries that torch left eager as a whole, once each."""
+        failed = {call["number"] for call in self.calls if not call["ok"]}
+        found: dict[tuple[str, int], Numbered] = {}
+        for number, observation in self.of("compiled", part="calls"):
+            if _skipped(observation, failed):
+                found.setdefault((observation.values["file"], observation.values["line"]), (number, observation))
         return list(found.values())
 
     @property
@@ -137,8 +152,7 @@ class Analysis:
             coverage = self.one("coverage") or {}
             names = ", ".join(list(coverage.get("outside", {}))[:4])
             why.append(f"{percent(1 - share)} of the operations run outside of graphs ({names})")
-        failed = {call["number"] for call in self.calls if not call["ok"]}
-        skipped = sorted({o.values["function"] for _, o in self.of("compiled", part="calls") if _skipped(o, failed)})
+        skipped = sorted({observation.values["function"] for _, observation in self.skipped})
         if skipped:
             why.append(f"skipped as a whole: {', '.join(skipped[:3])}")
         if share is None:
@@ -217,10 +231,6 @@ class Analysis:
             "coverage": self.coverage,
             "compile_s": self.seconds,
         }
-
-
-def _again_or_first(started: Mapping[str, Any]) -> bool:
-    return bool(started["compile_id"])
 
 
 def _skipped(observation: Observation, failed: set[int]) -> bool:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
 from bfo_diag.errors import DiagError
-from bfo_diag.probes.compile.sites import Site
 
 SCHEMA = 1
 FIELDS = ("key", "code", "file", "function", "source", "type")
@@ -44,25 +43,19 @@ def _is_entry(entry: object) -> bool:
     return isinstance(entry, dict) and all(isinstance(entry.get(name), str) for name in FIELDS)
 
 
-def entries_of(sites: Iterable[Site], root: Path) -> list[dict[str, str]]:
-    """Return what a baseline in the folder `root` holds of these sites, sorted."""
-    found = {site.key(root): {"key": site.key(root), **site.described(root)} for site in sites}
-    return sorted(found.values(), key=lambda entry: (entry["file"], entry["function"], entry["source"], entry["type"]))
-
-
-def write(path: Path, sites: Iterable[Site]) -> int:
-    """Replace the baseline in one step, and return how many sites it holds.
+def write(path: Path, entries: Sequence[dict[str, str]]) -> None:
+    """Replace the baseline in one step.
 
     Raises:
         DiagError: it can't be written.
     """
-    entries = entries_of(sites, path.parent)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        partial.write_text(json.dumps({"schema": SCHEMA, "sites": entries}, indent=1, sort_keys=True) + "\n", "utf-8")
+        partial.write_text(
+            json.dumps({"schema": SCHEMA, "sites": list(entries)}, indent=1, sort_keys=True) + "\n", "utf-8"
+        )
         partial.replace(path)
     except OSError as error:
         raise DiagError(
             f"the baseline {path} can't be written: {error.strerror or error}", mend="name another file with --baseline"
         ) from error
-    return len(entries)

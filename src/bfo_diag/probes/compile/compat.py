@@ -44,6 +44,24 @@ def interned_files() -> dict[int, str]:
 
 
 @contextmanager
+def compile_called_with(**options: Any) -> Iterator[None]:
+    """Have the target's own calls of torch.compile take these options, whatever it gave.
+
+    What `torch.nn.Module.compile` and decorators do goes through the same function.
+    """
+    original = torch.compile
+
+    def overridden(*args: Any, **kwargs: Any) -> Any:
+        return original(*args, **{**kwargs, **options})
+
+    torch.compile = overridden
+    try:
+        yield
+    finally:
+        torch.compile = original
+
+
+@contextmanager
 def graphs_wrapped(wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
     """Have every graph that is compiled meanwhile, by whichever backend, run through `wrap`."""
     from torch._dynamo.output_graph import OutputGraph
@@ -91,20 +109,11 @@ def disabled_by() -> str | None:
         if os.environ.get(flag, "0").lower() not in ("", "0", "false", "f", "no"):
             return f"the environment variable {flag}={os.environ[flag]}"
     stance = getattr(getattr(eval_frame, "_stance", None), "stance", "default")
-    if stance in ("force_eager", "eager_on_recompile", "fail_on_recompile") and stance == "force_eager":
+    if stance == "force_eager":
         return 'torch.compiler.set_stance("force_eager")'
     if getattr(torch._dynamo.config, "disable", False):
         return "torch._dynamo.config.disable = True"
     return None
-
-
-SWITCHES: dict[str, tuple[str, ...]] = {
-    "capture_scalar_outputs": ("GB0124",),
-    "capture_dynamic_output_shape_ops": ("GB0047", "GB0048", "GB0049", "GB0050"),
-    "trace_autograd_ops": ("GB0123",),
-    "allow_unspec_int_on_nn_module": (),
-}
-"""Options of torch._dynamo.config that are safe to try, and the breaks that they are known to mend."""
 
 
 @contextmanager

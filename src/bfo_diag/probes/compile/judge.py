@@ -10,8 +10,10 @@ from bfo_diag.findings import catalogue
 from bfo_diag.findings.compile import BREAK_MENDS
 from bfo_diag.probes.compile.analysis import NOT_APPLIED, PARTIAL, QUIET_CALLS, Analysis, analyses, limit_function, near
 from bfo_diag.probes.compile.payload import read_break
-from bfo_diag.probes.compile.sites import LIBRARY, ON_PURPOSE, YOURS, Numbered, Site
-from bfo_diag.records import Finding, Run, Severity
+from bfo_diag.probes.compile.sites import LIBRARY, ON_PURPOSE, YOURS, Numbered, Site, key_of, portable
+from bfo_diag.records import Finding, Place, Run, Severity
+
+_LONGEST = 300
 
 
 def judge(run: Run) -> Iterator[Finding]:
@@ -25,10 +27,10 @@ def judge(run: Run) -> Iterator[Finding]:
             continue
         for site in analysis.sites:
             yield _of_site(analysis, site, known=site.key(root) in known)
-        yield from _of_recompiles(analysis)
+        yield from _of_recompiles(analysis, known, root)
         yield from _of_errors(analysis)
         yield from _of_application(analysis)
-    seen = {site.key(root) for analysis in found for site in analysis.sites}
+    seen = {entry["key"] for analysis in found for entry in baseline_entries(analysis, root)}
     for number, observation in run.of_kind("baseline"):
         for entry in observation.values["sites"]:
             if entry["key"] not in seen and not observation.values["written"]:
@@ -43,7 +45,7 @@ def _of_site(analysis: Analysis, site: Site, *, known: bool) -> Finding:
     times = f"{site.events} time{'s' if site.events > 1 else ''}"
     message = f"{site.type} ({times}, {_owner(site)})."
     if first["explanation"]:
-        message += f" {first['explanation']}"
+        message += f" {shortened(first['explanation'])}"
     for code, kind in site.cascade:
         message += f"\nOnly because of it: {code} ({kind})."
     tried = [o.values for _, o in analysis.of("fix") if site.key() in o.values["for"]]
@@ -71,6 +73,11 @@ def _of_site(analysis: Analysis, site: Site, *, known: bool) -> Finding:
     )
 
 
+def shortened(text: str) -> str:
+    """Return the beginning of a long text; the whole of it is in the log."""
+    return text if len(text) <= _LONGEST else text[:_LONGEST].rsplit(" ", 1)[0] + " ..."
+
+
 def _owner(site: Site) -> str:
     where = f" at {near(site.inner)}" if site.inner is not None else ""
     if site.owner == YOURS:
@@ -86,37 +93,55 @@ def mend_of(site: Site) -> str:
     return "; ".join(hints[:2]) if hints else "do this outside of the compiled function; torch has no mend for it"
 
 
-def _of_recompiles(analysis: Analysis) -> Iterator[Finding]:
-    entries = catalogue()
-    functions = {
-        o.values["compile_id"].split("/")[0]: o.values["function"] for _, o in analysis.of("compile", part="calls")
-    }
-    by_guard: dict[tuple[str, str], list[Numbered]] = {}
+def _by_guard(analysis: Analysis) -> dict[tuple[str, str], list[Numbered]]:
+    """Return the recompiles by frame and by what their guard is about."""
+    found: dict[tuple[str, str], list[Numbered]] = {}
     for number, observation in analysis.recompiles:
         frame = observation.values["compile_id"].split("/")[0]
-        by_guard.setdefault((frame, observation.values["name"]), []).append((number, observation))
+        found.setdefault((frame, observation.values["name"]), []).append((number, observation))
+    return found
+
+
+def baseline_entries(analysis: Analysis, root: Path | None) -> list[dict[str, str]]:
+    """Return what a baseline in the folder `root` holds of a case: its sites, and the guards that keep failing."""
+    found = {site.key(root): {"key": site.key(root), **site.described(root)} for site in analysis.sites}
+    frames = analysis.frames
+    for frame, name in _by_guard(analysis):
+        function, file = frames.get(frame, ("", ""))
+        parts = {"file": portable(file, root), "function": function, "source": name, "type": "recompile"}
+        entry = {"code": "COMPILE-RECOMPILES", **parts}
+        found[key_of(parts)] = {"key": key_of(parts), **entry}
+    return sorted(found.values(), key=lambda entry: (entry["file"], entry["function"], entry["source"], entry["type"]))
+
+
+def _of_recompiles(analysis: Analysis, known: set[str], root: Path | None) -> Iterator[Finding]:
+    entries = catalogue()
+    frames = analysis.frames
     limited = {o.values["compile_id"].split("/")[0] for _, o in analysis.limits}
-    for (frame, name), numbered in by_guard.items():
+    for (frame, name), numbered in _by_guard(analysis).items():
         calls = [o.values["call"] for _, o in numbered]
         shown = numbered[-1][1]
         source = f", guarded because of «{shown.values['source']}»" if shown.values["source"] else ""
         times = f"{len(calls)} time{'s' if len(calls) > 1 else ''}"
         message = (
-            f"{functions.get(frame, 'a function')} was compiled again {times} (at call {_listed(calls)}): the guard on "
-            f"{name} failed, at last «{shown.values['guard']}»{source}."
+            f"{frames.get(frame, ('a function', ''))[0]} was compiled again {times} (at call {_listed(calls)}): the "
+            f"guard on {name} failed, at last «{shown.values['guard']}»{source}."
         )
         settled = calls[-1] <= len(analysis.calls) - QUIET_CALLS and frame not in limited
         message += f" Settled after call {calls[-1]}." if settled else " It did not settle."
         entry = entries["COMPILE-RECOMPILED" if settled else "COMPILE-RECOMPILES"]
+        function, file = frames.get(frame, ("", ""))
+        parts = {"file": portable(file, root), "function": function, "source": name, "type": "recompile"}
+        accepted = key_of(parts) in known
         yield Finding(
             code=entry.code,
-            severity=entry.severity,
-            message=message,
+            severity=Severity.NOTE if accepted else entry.severity,
+            message=f"known from the baseline: {message}" if accepted else message,
             fix=_guard_mend(shown.values, settled=settled) or entry.fix,
             url=entry.url,
             place=shown.place,
             evidence=tuple(number for number, _ in numbered),
-            gates=() if settled else ("recompile",),
+            gates=() if settled or accepted else ("recompile",),
         )
     for number, observation in analysis.limits:
         name = observation.values["function"] or limit_function(analysis, observation)
@@ -162,7 +187,9 @@ def _of_errors(analysis: Analysis) -> Iterator[Finding]:
     entries = catalogue()
     for number, observation in analysis.of("compile_error"):
         values = observation.values
-        text = " ".join(read_break(values["raw"]).type.split())
+        text = values["type"]
+        if values["code"] == "GB-UNKNOWN":  # no reason that has a name: what torch said, as far as it fits
+            text = shortened(" ".join(values["raw"].split()))
         detail = f"{values['error_type']} at call {values['call']}: {values['code']} {text}."
         if values["explanation"]:
             detail += f" {values['explanation']}"
@@ -227,8 +254,22 @@ def _fullgraph_finding(analysis: Analysis, number: int, full: Mapping[str, Any])
 
 def _of_application(analysis: Analysis) -> Iterator[Finding]:
     entries = catalogue()
+    bypassed = analysis.subject.get("bypassed")
+    if bypassed and not analysis.subject.get("disabled_by"):
+        message = (
+            f"{', '.join(bypassed)} went through torch.compile, and the step compiled nothing: it does not go through "
+            "the compiled object. All else here is what compiling the whole step would do."
+        )
+        yield entries["COMPILE-BYPASSED"].finding(message, evidence=(analysis.of("subject")[0][0],))
     if not analysis.calls:
         return
+    for number, observation in analysis.skipped:
+        values = observation.values
+        if values["owner"] == "user":
+            place = Place(file=values["file"], line=values["line"], function=values["function"])
+            because = read_break(values["fail_reason"] or "")
+            message = f"{values['function']} runs eagerly as a whole: {because.code} {because.type}."
+            yield entries["COMPILE-SKIPPED"].finding(message, place=place, evidence=(number,))
     state, reason = analysis.applied
     number = analysis.of("call", part="calls")[-1][0]
     if state == NOT_APPLIED and not analysis.of("compile_error"):

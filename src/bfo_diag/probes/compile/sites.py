@@ -46,11 +46,6 @@ class Site:
         return len(self.observations)
 
     @property
-    def calls(self) -> list[int]:
-        """The calls in which it broke one."""
-        return sorted({observation.values["call"] for _, observation in self.observations})
-
-    @property
     def cascade(self) -> list[tuple[str, str]]:
         """What broke only because of it, as (code, type)."""
         found = {tuple(pair) for _, observation in self.observations for pair in observation.values["cascade"]}
@@ -58,9 +53,7 @@ class Site:
 
     def key(self, root: Path | None = None) -> str:
         """Return what stays the same when lines move: file (seen from `root`), qualified name, source text, type."""
-        described = self.described(root)
-        parts = (described["file"], described["function"], described["source"], described["type"])
-        return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+        return key_of(self.described(root))
 
     def described(self, root: Path | None = None) -> dict[str, str]:
         """Return the parts of the key and the code, as they stand in a baseline file in the folder `root`."""
@@ -72,6 +65,12 @@ class Site:
             "source": normalised(place.source or ""),
             "type": self.type,
         }
+
+
+def key_of(described: Mapping[str, str]) -> str:
+    """Return a short hash of what a baseline entry is."""
+    parts = (described["file"], described["function"], described["source"], described["type"])
+    return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
 def normalised(source: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from bfo_diag.probes.compile.analysis import Analysis, analyses, percent
@@ -162,6 +163,7 @@ def verdict(run: Run, findings: tuple[Finding, ...]) -> str:
     if sites:
         text += f" {len(sites)} place{'s' if len(sites) > 1 else ''} break{'s' if len(sites) == 1 else ''} the graph, "
         text += f"{yours} of them yours."
+        text += _of_baseline(run, analysis)
     if not analysis.settled and any(analysis.graphs.values()):
         text += " It is compiled again up to the last call." if not analysis.limits else ""
     full = analysis.fullgraph
@@ -178,3 +180,14 @@ def _how_it_ended(run: Run) -> str:
     for _, observation in run.of_kind("timed_out"):
         return f"the time limit was reached ({observation.values.get('phase')})"
     return "the target ended"
+
+
+def _of_baseline(run: Run, analysis: Analysis) -> str:
+    for _, observation in run.of_kind("baseline"):
+        file = Path(observation.values["file"])
+        known = {entry["key"] for entry in observation.values["sites"]}
+        if observation.values["written"]:
+            return f" Wrote {len(known)} to {file}."
+        new = sum(site.key(file.parent) not in known for site in analysis.sites)
+        return f" {new} new, {len(analysis.sites) - new} known from {file.name}."
+    return ""

@@ -15,9 +15,10 @@ MIB = {"peak_rss_mib": 300.0}
 
 
 def first(arm: str, cache: str, calls: list[float], **more: object) -> Observation:
-    frames = [1] + [0] * (len(calls) - 1)
-    values = {"arm": arm, "cache": cache, "calls_s": calls, "frames": frames, "compiled": True, "rng_used": False}
-    values |= {"same_stream": False, "state": 4, "cache_hits": 0, "cache_misses": 3, "cudagraph_skips": 0, **MIB}
+    events = [1] + [0] * (len(calls) - 1)
+    values = {"arm": arm, "cache": cache, "calls_s": calls, "compile_events": events, "graphs": 1, "rng_used": False}
+    values |= {"same_stream": False, "cache_hits": 0, "cache_misses": 3, "cudagraph_skips": 0, **MIB}
+    values |= {"cudagraph_reasons": []}
     return Observation("first", {"part": "first", **values, **more})
 
 
@@ -31,13 +32,14 @@ def measured(
         CONTROL: [(control or eager) * w for w in (0.99, 1.0, 1.01, 1.0, 1.0, 1.0)],
     }
     zero = dict.fromkeys(times, 0)
-    values = {"process": process, "step_s": times, "events_s": times, "thrown_away": zero, "threads": 2}
-    return Observation("measured", {"part": "measure", **values, "device": "cpu", "cudagraph_skips": 0})
+    values = {"process": process, "step_s": times, "cuda_step_s": {}, "thrown_away": zero, "threads": 2}
+    return Observation("measured", {"part": "measure", **values, "device": "cpu"})
 
 
 def same(ok: bool, arm: str = "default", **more: object) -> Observation:
     values = {"arm": arm, "same_stream": False, "ok": ok, "difference": 1e-6 if ok else 0.5, "where": "state:w"}
     values |= {"tolerance": 1e-5, "eager_difference": 1e-7, "against": "float64 reference", "tensors": 4, "why": ""}
+    values |= {"ill_conditioned": 0}
     return Observation("correctness", {"part": "compare", **values, **more})
 
 
@@ -59,7 +61,7 @@ def test_a_faster_mode_has_its_break_even_by_the_formula():
     assert mode["verdict"] == "faster"
     assert mode["speed_up"]["value"] == pytest.approx(2.0, rel=0.03)
     assert mode["compile_s"] == {"cold": 10.0, "warm": 2.0}
-    assert mode["break_even"]["cold"]["steps"]["value"] == pytest.approx((10.0 - 0.010) / 0.005, rel=0.05)
+    assert mode["break_even"]["cold"]["steps"]["value"] == pytest.approx(1 + (10.0 - 0.010) / 0.005, rel=0.05)
     assert mode["break_even"]["cold"]["minutes"] == pytest.approx(2000 * 0.010 / 60, rel=0.05)
     assert "2.0" in PROBE.verdict(run, ())
 
@@ -88,7 +90,7 @@ def test_the_advice_counts_every_compile(options, best):
     assert advice["mode"] == best
     runs = options.get("folds", 1) * options.get("trials", 1)
     assert advice["eager_s"] == pytest.approx(runs * options["steps"] * 0.010, rel=0.02)
-    expected = 9.99 + (runs - 1) * 1.99 + runs * options["steps"] * 0.005
+    expected = 9.995 + (runs - 1) * 1.995 + runs * options["steps"] * 0.005
     assert advice["totals_s"]["default"] == pytest.approx(expected, rel=0.02)
 
 
@@ -140,3 +142,36 @@ def test_modes_are_checked():
         chosen("fast")
     with pytest.raises(DiagError, match="nothing to compare"):
         chosen("eager")
+
+
+def test_with_the_cache_as_it_is_the_first_run_is_what_counts():
+    firsts = (FIRSTS[0], first("default", "as it is", [60.0, 0.005]), first("default", "warm", [6.0, 0.005]))
+    run = run_of(*firsts, *(measured(p, 0.010, 0.005) for p in range(5)), steps=2000, cold=False)
+    summary = PROBE.summarise(run)
+    assert summary["modes"]["default"]["break_even"]["as it is"]["steps"]["value"] == pytest.approx(12_000, rel=0.05)
+    assert summary["advice"]["mode"] == "eager"
+
+
+def test_a_backward_that_is_compiled_at_a_later_call_is_part_of_the_cost():
+    late = first("default", "cold", [4.0, 0.005, 2.0, 0.005], compile_events=[9, 0, 3, 0])
+    run = run_of(FIRSTS[0], late, *(measured(p, 0.010, 0.005) for p in range(5)))
+    assert PROBE.summarise(run)["modes"]["default"]["compile_s"]["cold"] == pytest.approx(6.005)
+
+
+def test_no_graph_is_no_compile():
+    none = [first("default", cache, [1.0, 0.010], graphs=0) for cache in ("cold", "warm")]
+    run = run_of(FIRSTS[0], *none, same(True), *(measured(p, 0.010, 0.010) for p in range(5)))
+    assert [finding.code for finding in report.findings(run, PROBE)] == ["BENCH-NOT-COMPILED"]
+
+
+def test_a_rerun_with_eagers_stream_that_fails_hides_nothing():
+    failed = {"part": "first", "arm": "default", "cache": "warm", "same_stream": True, "step": 1, "error": "E: x"}
+    again = Observation("correctness", {**same(False, same_stream=True).values, "ok": None})
+    run = run_of(
+        *FIRSTS,
+        same(False),
+        Observation("mode_failed", failed),
+        again,
+        *(measured(p, 0.010, 0.005) for p in range(5)),
+    )
+    assert [finding.code for finding in report.findings(run, PROBE)] == ["BENCH-RESULT-DIFFERS"]

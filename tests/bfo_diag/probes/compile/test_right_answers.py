@@ -194,3 +194,18 @@ def test_a_built_in_case_that_breaks_where_it_should_not_fails_at_every_gate():
     found = report.findings(Run(header, (call,), Outcome.COMPLETE), api.load_all()["compile"])
     assert [finding.code for finding in found] == ["COMPILE-NOT-AS-EXPECTED"]
     assert all(found[0].fails_at(gate) for gate in ("break", "user-break", "recompile"))
+
+
+def test_a_compiled_module_that_the_step_goes_around_is_said_to_be_bypassed(examined):
+    _, done = examined("bypasses_the_compiled_module")
+    finding = next(finding for finding in done.findings if finding.code == "COMPILE-BYPASSED")
+    assert finding.message.startswith("model went through torch.compile, and the step compiled nothing")
+    assert finding.fails_at("user-break")
+
+
+def test_fullgraph_is_verified_where_the_target_compiles_itself(examined):
+    analysis, done = examined("compiled_module_that_breaks", fullgraph=True)
+    assert codes(analysis) == ["GB0059"]
+    assert done.summary["fullgraph"]["ok"] is False
+    _, done = examined("compiles_itself", fullgraph=True)
+    assert done.summary["fullgraph"]["ok"] is True
