@@ -6,6 +6,7 @@ one process the same kernel can be 1.06 times faster, and 2.75 times in the next
 
 from __future__ import annotations
 
+import importlib
 import shutil
 import tempfile
 import time
@@ -17,8 +18,6 @@ from typing import Annotated, Any
 import typer
 
 from bfo_diag.probes import PartResult, Probe, Progress, Request
-from bfo_diag.probes.bench import compare, summary
-from bfo_diag.probes.bench import judge as judging
 from bfo_diag.probes.bench.arms import AS_IT_IS, EAGER, MODES, REFERENCE, chosen
 from bfo_diag.records import JSONValue, Observation
 
@@ -134,6 +133,8 @@ class _Bench:
                 return
 
     def _compared(self, arm: str, folder: Path, *, rng_used: bool, same_stream: bool = False) -> Observation:
+        from bfo_diag.probes.bench import compare
+
         mine, eager = compare.load(_state(folder, arm, same_stream)), compare.load(_state(folder, EAGER))
         # (Random numbers drawn in float64 are others: the reference says nothing of a step that draws.)
         wide = None if rng_used else compare.load(_state(folder, REFERENCE))
@@ -200,6 +201,15 @@ def _cache_environment(folder: Path) -> dict[str, str]:
     return {"TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"), "TRITON_CACHE_DIR": str(folder / "triton")}
 
 
+def _later(module: str, name: str) -> Any:
+    """Return a function of a module that is imported when it is called: `--help` is not to wait for NumPy."""
+
+    def call(*args: Any) -> Any:
+        return getattr(importlib.import_module(f"{__name__}.{module}"), name)(*args)
+
+    return call
+
+
 def _part(name: str) -> Any:
     def run(request: Request, **options: Any) -> Iterator[Observation | Progress]:
         from bfo_diag.probes.bench import work
@@ -214,11 +224,11 @@ PROBE = Probe(
     help="Whether compiling pays: speed-up with its interval, compile time, break-even in steps, memory, and whether "
     "the results are the same.",
     capture=capture,
-    judge=judging.judge,
-    summarise=summary.summarise,
-    tables=summary.tables,
-    verdict=summary.verdict,
-    measured=summary.measured,
+    judge=_later("judge", "judge"),
+    summarise=_later("summary", "summarise"),
+    tables=_later("summary", "tables"),
+    verdict=_later("summary", "verdict"),
+    measured=_later("summary", "measured"),
     parts={name: _part(name) for name in ("first", "measure")},
     needs_processes=True,
     defaults={"device": "auto"},
