@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from bfo_diag import runner
 from bfo_diag.probes import load_all
 from bfo_diag.records import Severity
+from bfo_diag.workspace import Workspace
 from pytorch_bfo_optimizer import BFO, AdaptiveBFO, HybridBFO
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
@@ -46,3 +48,30 @@ def test_a_cut_is_found_on_the_device(capture, tmp_path):
     run, _ = capture("gradients", f"{path}:step", steps=1)
     (cut,) = load_all()["gradients"].summarise(run)["cuts"]
     assert (cut["op"], cut["line"]) == ("detach", 4)
+
+
+def test_compile_covers_a_training_step_on_the_device(capture):
+    run, _ = capture(
+        "compile", "bfo_diag.cases.compiled:char_transformer_train_step", device="cuda", backend="inductor"
+    )
+    summary = load_all()["compile"].summarise(run)
+    assert summary["coverage"] > 0.95
+    assert summary["graphs"]["backward"] >= 1
+
+
+def test_bench_times_with_events_and_tells_cuda_graphs(tmp_path):
+    probe = load_all()["bench"]
+    options = {"modes": "default,reduce-overhead", "processes": 2, "cold": True, "seconds": 1.0}
+    options |= {"steps": 10_000, "folds": 1, "trials": 1}
+    job = runner.Job(
+        probe=probe, target="bfo_diag.cases.compiled:digits_mlp_train_step", device="cuda", options=options
+    )
+    _, run = runner.run(job, Workspace.find(tmp_path))
+    summary = probe.summarise(run)
+    assert summary["device"].startswith("cuda")
+    for mode in summary["modes"].values():
+        assert mode["cuda_step_s"] > 0
+        assert mode["memory"]["cuda_allocated_mib"] > 0
+        assert mode["correctness"]["result"] in ("same", "different random stream")
+    said = summary["modes"]["reduce-overhead"]["cudagraphs"]
+    assert said == "" or said.startswith("CUDA graphs not applied")

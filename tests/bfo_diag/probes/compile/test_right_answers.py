@@ -209,3 +209,15 @@ def test_fullgraph_is_verified_where_the_target_compiles_itself(examined):
     assert done.summary["fullgraph"]["ok"] is False
     _, done = examined("compiles_itself", fullgraph=True)
     assert done.summary["fullgraph"]["ok"] is True
+
+
+@pytest.mark.parametrize(("name", "breaks"), [("bfo_generation", 0), ("original_pattern", 1), ("adam_step", 1)])
+def test_built_in_cases(name, breaks):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        done = api.examine("compile", f"bfo_diag.cases.compiled:{name}", backend="aot_eager", fullgraph=breaks == 0)
+    assert done.summary["sites"] == breaks
+    if not breaks:  # the whole generation is one graph
+        assert done.summary["captured_graphs"] == 1
+        assert done.summary["fullgraph"]["ok"] is True
+        assert done.summary["applied"] == "APPLIED"
