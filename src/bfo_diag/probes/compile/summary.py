@@ -114,7 +114,9 @@ def _target_table(analysis: Analysis) -> Table:
     skips = max((call["cudagraph_skips"] for call in analysis.calls), default=0)
     if skips:
         rows.append(("CUDA graphs", f"not applied ({skips} skipped)", "-"))
-    note = "the target compiles parts of itself: examined as it is" if analysis.subject.get("compiles_itself") else ""
+    note = "explain: torch._dynamo.explain, which reports one less than its graphs, of one call"
+    if analysis.subject.get("compiles_itself"):
+        note = "the target compiles parts of itself: examined as it is, with its own backend and mode"
     return Table(title="Compile", columns=("", "what happened", "what explain says"), rows=tuple(rows), caption=note)
 
 
@@ -158,6 +160,8 @@ def verdict(run: Run, findings: tuple[Finding, ...]) -> str:
     analysis = found[0]
     state, reason = analysis.applied
     text = f"{state}: {reason}."
+    if analysis.subject.get("bypassed"):
+        text = f"Your own torch.compile is bypassed. If the whole step were compiled: {text}"
     sites = analysis.sites
     yours = sum(site.owner == YOURS for site in sites)
     if sites:
