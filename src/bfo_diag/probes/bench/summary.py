@@ -156,6 +156,11 @@ def _mode(case: Case, mode: Mode) -> dict[str, JSONValue]:
         "speed_up": _interval(mode.ratio),
         "verdict": mode.verdict,
         "compile_s": dict(mode.compile_s),
+        "cache": {
+            first["cache"]: {"hits": first["cache_hits"], "misses": first["cache_misses"]}
+            for first in case.of("first")
+            if first["arm"] == mode.name and not first["same_stream"]
+        },
         "break_even": even,
         "memory": case.memory(mode.name),
         "eager_memory": case.memory(EAGER),

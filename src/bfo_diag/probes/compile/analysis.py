@@ -230,6 +230,10 @@ class Analysis:
             "limit_hit": bool(self.limits),
             "coverage": self.coverage,
             "compile_s": self.seconds,
+            "cache": {
+                word: sum(o.values["event"].endswith(word) for _, o in self.of("cache", part="calls"))
+                for word in ("hit", "miss", "bypass")
+            },
         }
 
 

@@ -63,6 +63,7 @@ def test_a_faster_mode_has_its_break_even_by_the_formula():
     assert mode["compile_s"] == {"cold": 10.0, "warm": 2.0}
     assert mode["break_even"]["cold"]["steps"]["value"] == pytest.approx(1 + (10.0 - 0.010) / 0.005, rel=0.05)
     assert mode["break_even"]["cold"]["minutes"] == pytest.approx(2000 * 0.010 / 60, rel=0.05)
+    assert mode["cache"] == {name: {"hits": 0, "misses": 3} for name in ("cold", "warm")}
     assert "2.0" in PROBE.verdict(run, ())
 
 
