@@ -7,7 +7,8 @@ ENTRIES = (
     Entry(
         "BENCH-NOISY",
         Severity.WARNING,
-        why="the A/A control, the same step under two names, is off by more than 5 %: other work disturbs the timing.",
+        why="the A/A control, the same step under two names, is off by more than 5 %, or its interval reaches 20 % "
+        "far: other work disturbs the timing.",
         fix="stop what else runs, pin the threads (OMP_NUM_THREADS), or give it more --processes and --seconds",
     ),
     Entry(

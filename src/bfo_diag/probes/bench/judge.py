@@ -22,7 +22,8 @@ def judge(run: Run) -> Iterator[Finding]:
 def _of_case(case: Case) -> Iterator[Finding]:
     entries = catalogue()
     if case.noisy and case.control is not None:
-        message = f"the same eager step under two names differs by {abs(case.control.value - 1):.0%}."
+        message = f"the same eager step under two names: {case.control.value:.2f} times as fast"
+        message += f" [{case.control.low:.2f}, {case.control.high:.2f}]."
         yield entries["BENCH-NOISY"].finding(message, evidence=case.line("measured"))
     for failed in case.of("mode_failed"):
         if failed["arm"] == EAGER or failed["same_stream"]:

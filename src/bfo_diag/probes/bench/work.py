@@ -137,9 +137,11 @@ def measure(
         if made.value is None:
             yield from made.observations("make")
             return
-        steps[arm], _ = _step_of(made.value, arm, compiles_itself=compiles_itself)
+        steps[arm], holding = _step_of(made.value, arm)
+        holding.close()
         shapes = made.value.shapes_given
-    timer = _Timer(steps, shapes=shapes)
+    eagerly = (EAGER, CONTROL) if compiles_itself else ()
+    timer = _Timer(steps, shapes=shapes, eagerly=eagerly)
     for arm in list(steps):
         yield Progress(0, None, f"warming up {arm}")
         done = attempt(lambda arm=arm: timer.warm_up(arm))  # type: ignore[misc]
@@ -178,10 +180,14 @@ class _Timer:
     """Times blocks of steps; `times[arm]` has the seconds a step of each round, None where a compile fell in it.
 
     Every block runs the same calls, a whole number of times through the `shapes` different ones of the target.
+    The arms in `eagerly` run with torch.compile switched off: what the target compiles itself is no eager step.
     """
 
-    def __init__(self, steps: dict[str, Callable[[int], Any]], *, shapes: int = 1) -> None:
+    def __init__(
+        self, steps: dict[str, Callable[[int], Any]], *, shapes: int = 1, eagerly: tuple[str, ...] = ()
+    ) -> None:
         self._steps = steps
+        self._eagerly = eagerly
         self._shapes = shapes
         self.times: dict[str, list[float | None]] = {arm: [] for arm in steps}
         self.event_times: dict[str, list[float | None]] = {arm: [] for arm in steps}
@@ -193,7 +199,8 @@ class _Timer:
         quiet = 0
         for number in range(max(_MOST_WARM_UP, 3 * self._shapes)):
             before = _compile_events()
-            self._steps[arm](number)
+            with self._stance(arm):
+                self._steps[arm](number)
             quiet = quiet + 1 if _compile_events() == before else 0
             if quiet >= max(_QUIET, self._shapes):
                 break
@@ -201,6 +208,10 @@ class _Timer:
         rounds = math.ceil(BLOCK_S / max(took * self._shapes, 1e-7))
         self.steps_per_block[arm] = max(1, rounds) * self._shapes
         return quiet >= max(_QUIET, self._shapes)
+
+    def _stance(self, arm: str) -> contextlib.AbstractContextManager[Any]:
+        eager = arm in self._eagerly
+        return torch.compiler.set_stance("force_eager") if eager else contextlib.nullcontext()
 
     def drop(self, arm: str) -> None:
         """Leave an arm out that failed."""
@@ -254,23 +265,24 @@ class _Timer:
         cuda = torch.cuda.is_initialized()
         start = torch.cuda.Event(enable_timing=True) if cuda else None
         stop = torch.cuda.Event(enable_timing=True) if cuda else None
-        _synchronize()
-        if start is not None:
-            start.record()
-        began = time.perf_counter()
-        for number in range(count):
-            step(number)
-        if stop is not None:
-            stop.record()
-        _synchronize()
-        wall = (time.perf_counter() - began) / count
+        with self._stance(arm):
+            _synchronize()
+            if start is not None:
+                start.record()
+            began = time.perf_counter()
+            for number in range(count):
+                step(number)
+            if stop is not None:
+                stop.record()
+            _synchronize()
+            wall = (time.perf_counter() - began) / count
         event = start.elapsed_time(stop) / 1e3 / count if start is not None and stop is not None else None
         return wall, event
 
 
 def _step_of(
     subject: Subject, arm: str, *, same_stream: bool = False, compiles_itself: bool = False
-) -> tuple[Callable[[int], Any], contextlib.AbstractContextManager[Any]]:
+) -> tuple[Callable[[int], Any], contextlib.ExitStack]:
     """Return one step of an arm, and what must hold while it runs."""
     function = subject.function
     holding = contextlib.ExitStack()
@@ -297,11 +309,9 @@ def _step_of(
             torch.compiler.cudagraph_mark_step_begin()
         return subject.call(function, number)
 
-    def plain_step(number: int) -> Any:  # what the target compiles itself is no eager step
-        with torch.compiler.set_stance("force_eager"):
-            return subject.call(function, number)
-
-    return plain_step if plainly and compiles_itself else step, holding
+    if plainly and compiles_itself:  # what the target compiles itself is no eager step
+        holding.enter_context(torch.compiler.set_stance("force_eager"))
+    return step, holding
 
 
 def _compile_events() -> int:
