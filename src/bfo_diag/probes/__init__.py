@@ -97,6 +97,15 @@ class Probe:
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
+def later(module: str, name: str) -> Any:
+    """Return a function of a module that is imported when it is called: `--help` is not to wait for it."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return getattr(importlib.import_module(module), name)(*args, **kwargs)
+
+    return call
+
+
 def load_all() -> dict[str, Probe]:
     """Import every module of this folder and return its probes by name.
 

@@ -6,9 +6,6 @@ one process the same kernel can be 1.06 times faster, and 2.75 times in the next
 
 from __future__ import annotations
 
-import importlib
-import shutil
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -17,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bfo_diag.probes import PartResult, Probe, Progress, Request
+from bfo_diag.probes import PartResult, Probe, Progress, Request, later
 from bfo_diag.probes.bench.arms import AS_IT_IS, EAGER, MODES, REFERENCE, chosen
 from bfo_diag.records import JSONValue, Observation
 
@@ -79,6 +76,8 @@ class _Bench:
 
     def run(self) -> Iterator[Observation | Progress]:
         """Yield what the parts do not put on record themselves."""
+        import tempfile
+
         with tempfile.TemporaryDirectory(prefix="bfo-diag-bench-") as folder:
             yield from self._in(Path(folder))
 
@@ -89,6 +88,8 @@ class _Bench:
             self.over = any(o.kind in _STOPS for o in eager.observations)
             return
         subject = eager.of_kind("subject")[0]
+        import shutil
+
         compiled = [AS_IT_IS] if subject["compiles_itself"] else self.arms[1:]
         yield self._progress("the float64 reference")
         reference = self._first(REFERENCE, "none", folder, must_end=False)
@@ -201,15 +202,6 @@ def _cache_environment(folder: Path) -> dict[str, str]:
     return {"TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"), "TRITON_CACHE_DIR": str(folder / "triton")}
 
 
-def _later(module: str, name: str) -> Any:
-    """Return a function of a module that is imported when it is called: `--help` is not to wait for NumPy."""
-
-    def call(*args: Any) -> Any:
-        return getattr(importlib.import_module(f"{__name__}.{module}"), name)(*args)
-
-    return call
-
-
 def _part(name: str) -> Any:
     def run(request: Request, **options: Any) -> Iterator[Observation | Progress]:
         from bfo_diag.probes.bench import work
@@ -224,11 +216,11 @@ PROBE = Probe(
     help="Whether compiling pays: speed-up with its interval, compile time, break-even in steps, memory, and whether "
     "the results are the same.",
     capture=capture,
-    judge=_later("judge", "judge"),
-    summarise=_later("summary", "summarise"),
-    tables=_later("summary", "tables"),
-    verdict=_later("summary", "verdict"),
-    measured=_later("summary", "measured"),
+    judge=later(f"{__name__}.judge", "judge"),
+    summarise=later(f"{__name__}.summary", "summarise"),
+    tables=later(f"{__name__}.summary", "tables"),
+    verdict=later(f"{__name__}.summary", "verdict"),
+    measured=later(f"{__name__}.summary", "measured"),
     parts={name: _part(name) for name in ("first", "measure")},
     needs_processes=True,
     defaults={"device": "auto"},

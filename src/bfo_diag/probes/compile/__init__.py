@@ -8,18 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from bfo_diag.errors import DiagError
-from bfo_diag.probes import PartResult, Probe, Progress, Request
-from bfo_diag.probes.compile import baseline as baselines
-from bfo_diag.probes.compile import judge as judging
-from bfo_diag.probes.compile import summary
-from bfo_diag.probes.compile.analysis import Analysis
+from bfo_diag.probes import PartResult, Probe, Progress, Request, later
 from bfo_diag.probes.compile.builtin import BUILTINS
 from bfo_diag.records import JSONValue, Observation
+
+if TYPE_CHECKING:
+    from bfo_diag.probes.compile.analysis import Analysis
 
 MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 _BUILTIN_BACKEND = "aot_eager"
@@ -61,6 +60,10 @@ def capture(
     ] = False,
 ) -> Iterator[Observation | Progress]:
     """Find out what breaks the graph, and whether compile is really applied."""
+    from bfo_diag.probes.compile import baseline as baselines
+    from bfo_diag.probes.compile.analysis import Analysis
+    from bfo_diag.probes.compile.judge import baseline_entries
+
     if mode is not None and mode not in MODES:
         raise DiagError(f"--mode {mode!r} is no mode of torch.compile", mend=f"choose from {', '.join(MODES)}")
     if mode is not None and backend not in (None, "inductor"):
@@ -88,7 +91,7 @@ def capture(
                     f"the baseline {baseline} is not written: {len(made)} of {planned or 'the'} calls were made",
                     mend="mend what ended the run, then write it anew; the file is as it was",
                 )
-            known = judging.baseline_entries(analysis, Path(baseline).parent)
+            known = baseline_entries(analysis, Path(baseline).parent)
             baselines.write(Path(baseline), known)
         where = str(Path(baseline).resolve())
         yield Observation("baseline", {"file": where, "sites": known, "written": written})
@@ -132,6 +135,8 @@ def _common(subject: Any, how: dict[str, Any]) -> dict[str, JSONValue]:
 def _fixes(
     request: Request, common: dict[str, JSONValue], calls: int, before: PartResult
 ) -> Iterator[Observation | Progress]:
+    from bfo_diag.probes.compile.analysis import Analysis
+
     analysis = Analysis("", tuple(enumerate(before.observations, 1)))
     switches = list(dict.fromkeys(_FIXES[site.code] for site in analysis.sites if site.code in _FIXES))
     if any(_UNSPEC in str(o.values) or "nn.Module" in str(o.values) for _, o in analysis.recompiles):
@@ -146,6 +151,8 @@ def _fixes(
 
 def _compared(switch: str, before: Analysis, tried: PartResult) -> Observation:
     """Return what a switch mended: the sites that are gone, where nothing new broke and every call was made."""
+    from bfo_diag.probes.compile.analysis import Analysis
+
     relabelled = tuple(
         (number, Observation(o.kind, {**o.values, "part": "calls"}, o.place))
         for number, o in enumerate(tried.observations, 1)
@@ -226,11 +233,11 @@ PROBE = Probe(
     help="Why a step does not compile: each graph break and recompile with its line and mend, and whether compile is "
     "applied at all.",
     capture=capture,
-    judge=judging.judge,
-    summarise=summary.summarise,
-    tables=summary.tables,
-    verdict=summary.verdict,
-    measured=summary.measured,
+    judge=later(f"{__name__}.judge", "judge"),
+    summarise=later(f"{__name__}.summary", "summarise"),
+    tables=later(f"{__name__}.summary", "tables"),
+    verdict=later(f"{__name__}.summary", "verdict"),
+    measured=later(f"{__name__}.summary", "measured"),
     parts={name: _part(name) for name in ("survey", "calls", "fullgraph", "fix")},
     gates=("break", "user-break", "recompile"),
     fail_on="user-break,recompile",
