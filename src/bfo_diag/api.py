@@ -6,14 +6,14 @@ one after the other: a target that kills its process kills this one, and there i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from bfo_diag import environment, report, store, targets
-from bfo_diag.attempt import describe
 from bfo_diag.errors import DiagError
-from bfo_diag.probes import PartResult, Probe, Progress, load_all
+from bfo_diag.parts import STOPS
+from bfo_diag.probes import PartResult, Probe, load_all
 from bfo_diag.records import CaseRecord, Finding, JSONValue, Observation, Outcome, Report, Run, RunHeader
 from bfo_diag.torch_state import as_it_was
 
@@ -129,19 +129,8 @@ class _Request:
         inner = self if target is None else _Request(self._probe, target, self.inputs, self.device, self.seed)
         began = len(self.written)
         with as_it_was():
-            for said in self._observations(name, inner, options):
+            for said in self._probe.parts[name](inner, **options):
                 if isinstance(said, Observation):
                     self.write(replace(said, values={**said.values, **labels}))
         seen = tuple(self.written[began:])
-        return PartResult(seen, stopped=bool({o.kind for o in seen} & {"raised", "refused", "timed_out"}))
-
-    def _observations(
-        self, name: str, inner: _Request, options: Mapping[str, JSONValue]
-    ) -> Iterator[Observation | Progress]:
-        try:
-            yield from self._probe.parts[name](inner, **options)
-        except DiagError:
-            raise
-        except Exception as error:
-            yield describe(error).observation("probe")
-            raise
+        return PartResult(seen, stopped=bool({o.kind for o in seen} & STOPS))

@@ -63,30 +63,8 @@ class Parts:
             late = Observation("timed_out", {**labels, "phase": f"before {name}"})
             self._log.write(late)
             return PartResult((late,), ended=False, stopped=True)
-        self._count += 1
-        spec = {
-            **self._spec,
-            "part": name,
-            "labels": labels,
-            "options": dict(options),
-            "target": self._spec["target"] if target is None else target,
-            "timeout": self._left,
-            "first": self._count == 1,
-        }
-        path = self._folder / RAW_FOLDER / f"part-{self._count:02d}-{name}.json"
         reader = ObservationReader(self._folder, from_the_end=True)
-        try:
-            path.write_text(dumps(spec, indent=1), "utf-8")
-            process = subprocess.Popen(
-                [sys.executable, "-m", "bfo_diag.child", str(self._folder), str(path)],
-                stdin=subprocess.DEVNULL,
-                env={**os.environ, **(environment or {})},
-            )
-        except OSError as error:
-            raise WorkspaceError(
-                f"the part {name} of {self._folder} can't be started: {error.strerror or error}",
-                mend="free some space, or --workspace DIR",
-            ) from error
+        process = self._start(name, options, labels, target, environment)
         was_killed = self._wait(process, reader)
         self._log.end_line()
         seen = reader.read()
@@ -104,6 +82,38 @@ class Parts:
             self._log.write(died)
             return PartResult((*seen, died), ended=False, stopped=must_end)
         return PartResult(seen, stopped=bool(kinds & STOPS))
+
+    def _start(
+        self,
+        name: str,
+        options: Mapping[str, JSONValue],
+        labels: Mapping[str, JSONValue],
+        target: str | None,
+        environment: Mapping[str, str] | None,
+    ) -> subprocess.Popen[bytes]:
+        self._count += 1
+        spec = {
+            **self._spec,
+            "part": name,
+            "labels": dict(labels),
+            "options": dict(options),
+            "target": self._spec["target"] if target is None else target,
+            "timeout": self._left,
+            "first": self._count == 1,
+        }
+        path = self._folder / RAW_FOLDER / f"part-{self._count:02d}-{name}.json"
+        try:
+            path.write_text(dumps(spec, indent=1), "utf-8")
+            return subprocess.Popen(
+                [sys.executable, "-m", "bfo_diag.child", str(self._folder), str(path)],
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, **(environment or {})},
+            )
+        except OSError as error:
+            raise WorkspaceError(
+                f"the part {name} of {self._folder} can't be started: {error.strerror or error}",
+                mend="free some space, or --workspace DIR",
+            ) from error
 
     def _wait(self, process: subprocess.Popen[bytes], reader: ObservationReader) -> bool:
         """Wait for the part, and return whether it had to be killed; the time it took is used up."""

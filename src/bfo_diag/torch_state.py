@@ -47,7 +47,6 @@ def as_it_was() -> Iterator[None]:
         torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
         torch.autograd.set_detect_anomaly(anomaly, check_nan=check_nan)
         if stance is not None:
-            eval_frame._stance = stance
             eval_frame._set_stance(stance)
         for module, before in configurations:
             _restore(module, before)

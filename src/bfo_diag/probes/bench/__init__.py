@@ -82,14 +82,14 @@ class _Bench:
             yield from self._in(Path(folder))
 
     def _in(self, folder: Path) -> Iterator[Observation | Progress]:
+        import shutil
+
         yield self._progress("eager")
         eager = self._first(EAGER, "none", folder)
         if eager.stopped or not eager.of_kind("first"):
             self.over = any(o.kind in _STOPS for o in eager.observations)
             return
         subject = eager.of_kind("subject")[0]
-        import shutil
-
         compiled = [AS_IT_IS] if subject["compiles_itself"] else self.arms[1:]
         yield self._progress("the float64 reference")
         reference = self._first(REFERENCE, "none", folder, must_end=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from bfo_diag.probes.bench import statistics as st
-from bfo_diag.probes.bench.arms import EAGER
+from bfo_diag.probes.bench.arms import AS_IT_IS, EAGER
 from bfo_diag.probes.bench.results import Advice, Case, Mode, cases
 from bfo_diag.records import Cell, Finding, JSONValue, Run, Table
 
@@ -51,6 +51,9 @@ def _modes(case: Case) -> Table:
     processes = case.processes
     threads = f", {processes[0]['threads']} threads" if processes else ""
     device = processes[0]["device"] if processes else "?"
+    itself = ""
+    if any(mode.name == AS_IT_IS for mode in case.modes):
+        itself = "; the target calls torch.compile itself: --modes do not reach it, and eager is it with that off"
     first = next((mode.first_cache for mode in case.modes), "cold")
     return Table(
         title=f"{case.name}: time of a step, {len(processes)} processes on {device}{threads}",
@@ -66,7 +69,7 @@ def _modes(case: Case) -> Table:
         ),
         rows=tuple(rows),
         caption="speed-up: eager time / mode's time, median of interleaved pairs; peak: of the process, with torch and "
-        "what compiles; result: relative difference after 5 steps",
+        "what compiles; result: relative difference after 5 steps" + itself,
     )
 
 

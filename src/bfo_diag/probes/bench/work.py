@@ -45,13 +45,13 @@ def first(
         yield from made.observations("make")
         return
     subject, factory = made.value
-    if arm == EAGER:
-        yield Observation("subject", {"factory": factory, "kind": target.kind, "compiles_itself": _graphs() > graphs})
-    reasons = _cudagraph_reasons() if uses_cuda_graphs(arm) else []
     compiles_itself = _graphs() > graphs
-    compiled_before = _graphs()
+    if arm == EAGER:
+        yield Observation("subject", {"factory": factory, "compiles_itself": compiles_itself})
+    reasons = _cudagraph_reasons() if uses_cuda_graphs(arm) else []
     if arm == AS_IT_IS:
         torch.compiler.reset()  # its first steps are to compile
+    compiled_before = _graphs()
     steps = _FirstSteps(subject, arm, same_stream=same_stream, compiles_itself=compiles_itself)
     result = steps.run(state_file)
     common = {"arm": arm, "cache": cache, "same_stream": same_stream}

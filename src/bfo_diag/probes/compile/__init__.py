@@ -27,7 +27,6 @@ _FIXES = {
     "GB0123": "trace_autograd_ops",
     "GB0036": "capture_dynamic_output_shape_ops",
 }
-_UNSPEC = "allow_unspec_int_on_nn_module"
 
 
 def capture(
@@ -61,8 +60,6 @@ def capture(
 ) -> Iterator[Observation | Progress]:
     """Find out what breaks the graph, and whether compile is really applied."""
     from bfo_diag.probes.compile import baseline as baselines
-    from bfo_diag.probes.compile.analysis import Analysis
-    from bfo_diag.probes.compile.judge import baseline_entries
 
     if mode is not None and mode not in MODES:
         raise DiagError(f"--mode {mode!r} is no mode of torch.compile", mend=f"choose from {', '.join(MODES)}")
@@ -81,20 +78,30 @@ def capture(
     seen: list[Observation] = []
     yield from _examine(request, how, calls=calls, fullgraph=fullgraph, try_fixes=try_fixes, seen=seen)
     if baseline is not None:
-        written = False
-        if update_baseline:
-            analysis = Analysis("", tuple(enumerate(seen, 1)))
-            made, planned = analysis.calls, analysis.subject.get("calls")
-            written = bool(made) and len(made) == planned and all(call["ok"] for call in made)
-            if not written:
-                raise DiagError(
-                    f"the baseline {baseline} is not written: {len(made)} of {planned or 'the'} calls were made",
-                    mend="mend what ended the run, then write it anew; the file is as it was",
-                )
-            known = baseline_entries(analysis, Path(baseline).parent)
-            baselines.write(Path(baseline), known)
-        where = str(Path(baseline).resolve())
-        yield Observation("baseline", {"file": where, "sites": known, "written": written})
+        yield _baseline(Path(baseline), known, seen if update_baseline else None)
+
+
+def _baseline(path: Path, known: list[dict[str, str]], seen: list[Observation] | None) -> Observation:
+    """Return the baseline for the record; with what was `seen`, it is written anew first.
+
+    Raises:
+        DiagError: not every call was made, so that the file stays as it is; or it can't be written.
+    """
+    from bfo_diag.probes.compile import baseline as baselines
+    from bfo_diag.probes.compile.analysis import Analysis
+    from bfo_diag.probes.compile.judge import baseline_entries
+
+    if seen is not None:
+        analysis = Analysis("", tuple(enumerate(seen, 1)))
+        made, planned = analysis.calls, analysis.subject.get("calls")
+        if not made or len(made) != planned or not all(call["ok"] for call in made):
+            raise DiagError(
+                f"the baseline {path} is not written: {len(made)} of {planned or 'the'} calls were made",
+                mend="mend what ended the run, then write it anew; the file is as it was",
+            )
+        known = baseline_entries(analysis, path.parent)
+        baselines.write(path, known)
+    return Observation("baseline", {"file": str(path.resolve()), "sites": known, "written": seen is not None})
 
 
 def _examine(
@@ -136,11 +143,12 @@ def _fixes(
     request: Request, common: dict[str, JSONValue], calls: int, before: PartResult
 ) -> Iterator[Observation | Progress]:
     from bfo_diag.probes.compile.analysis import Analysis
+    from bfo_diag.probes.compile.judge import UNSPEC
 
     analysis = Analysis("", tuple(enumerate(before.observations, 1)))
     switches = list(dict.fromkeys(_FIXES[site.code] for site in analysis.sites if site.code in _FIXES))
-    if any(_UNSPEC in str(o.values) or "nn.Module" in str(o.values) for _, o in analysis.recompiles):
-        switches.append(_UNSPEC)
+    if any(UNSPEC in o.values["hint"] for _, o in analysis.recompiles):
+        switches.append(UNSPEC)
     for index, switch in enumerate(switches):
         yield Progress(index, len(switches), f"trying {switch}")
         tried = request.part("fix", {**common, "calls": calls, "switch": switch}, must_end=False)
@@ -164,8 +172,6 @@ def _compared(switch: str, before: Analysis, tried: PartResult) -> Observation:
     differs = worked and not _same(before.calls[0]["returned"], after.calls[0]["returned"])
     gone = [key for key in old if key not in new and old[key].code in _FIXES and _FIXES[old[key].code] == switch]
     mends = gone if worked and not differs and new <= set(old) else []
-    errors = after.of("compile_error", "raised")
-    why = "" if worked else (str(errors[0][1].values.get("type")) if errors else "its process ended")
     return Observation(
         "fix",
         {
@@ -174,10 +180,7 @@ def _compared(switch: str, before: Analysis, tried: PartResult) -> Observation:
             "mends": mends,
             "for": [site.key() for site in before.sites if _FIXES.get(site.code) == switch],
             "differs": differs,
-            "worked": worked,
-            "why": why,
-            "recompiles_before": len(before.recompiles),
-            "recompiles_after": len(after.recompiles),
+            "settles": worked and not differs and len(after.recompiles) < len(before.recompiles) and after.settled,
         },
     )
 

@@ -46,7 +46,7 @@ class Analysis:
     @cached_property
     def sites(self) -> list[Site]:
         """The places that break the graph in the real calls."""
-        raised = frozenset(o.values.get("step") or 0 for _, o in self.of("raised")) | frozenset(
+        raised = frozenset(
             o.place.step for _, o in self.of("raised") if o.place is not None and o.place.step is not None
         )
         return group(self.of("break", part="calls"), raised_in=raised)
@@ -85,6 +85,10 @@ class Analysis:
             o.values["compile_id"].split("/")[0]: (o.values["function"], o.values["file"] or "")
             for _, o in self.of("compile", part="calls")
         }
+
+    def function_of(self, observation: Observation) -> str:
+        """Return the name of the function that an observation of a compile is about."""
+        return self.frames.get(observation.values["compile_id"].split("/")[0], ("a function", ""))[0]
 
     @cached_property
     def limits(self) -> list[Numbered]:
@@ -143,7 +147,7 @@ class Analysis:
             return NOT_APPLIED, self._why_nothing()
         why: list[str] = []
         if self.limits:
-            names = ", ".join(sorted({o.values["function"] or limit_function(self, o) for _, o in self.limits}))
+            names = ", ".join(sorted({self.function_of(o) for _, o in self.limits}))
             why.append(
                 f"the recompile limit was hit: {names} runs eagerly since call {self.limits[0][1].values['call']}"
             )
@@ -213,7 +217,7 @@ class Analysis:
             "reason": reason,
             "fullgraph": None
             if full is None
-            else {"ok": full["ok"], "error": _fullgraph_error(errors[0][1]) if errors else None},
+            else {"ok": full["ok"], "error": _fullgraph_error(errors[0][1]) if errors else _death(full)},
             "graphs": {key: self.graphs[key] for key in ("forward", "backward", "inference")},
             "captured_graphs": self.graphs["captured"],
             "sites": len(self.sites),
@@ -245,14 +249,6 @@ def _skipped(observation: Observation, failed: set[int]) -> bool:
     return bool(values["fail_type"]) and not any(mark in reason for mark in _LIMIT) and bool(values["function"])
 
 
-def limit_function(analysis: Analysis, limit: Observation) -> str:
-    frame = limit.values["compile_id"].split("/")[0]
-    for _, observation in analysis.of("compile", part="calls"):
-        if observation.values["compile_id"].split("/")[0] == frame:
-            return str(observation.values["function"])
-    return "a function"
-
-
 def percent(share: float) -> str:
     """Return a share in percent, never rounded to none or all where it is neither."""
     text = f"{share:.0%}"
@@ -262,12 +258,17 @@ def percent(share: float) -> str:
 
 
 def near(place: Place | None) -> str:
+    """Return `file.py:line`, without its folders."""
     return "an unknown line" if place is None else f"{(place.file or '').rpartition('/')[2]}:{place.line}"
 
 
 def _fullgraph_error(observation: Observation) -> str:
     values = observation.values
     return f"{values['error_type']}: {values['code']} {values['type']} at {observation.place or 'an unknown line'}"
+
+
+def _death(full: Mapping[str, Any]) -> str | None:
+    return None if full["died"] is None else f"the process died: {full['died']}"
 
 
 def analyses(run: Run) -> list[Analysis]:

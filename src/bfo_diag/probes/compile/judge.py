@@ -8,12 +8,14 @@ from typing import Any
 
 from bfo_diag.findings import catalogue
 from bfo_diag.findings.compile import BREAK_MENDS
-from bfo_diag.probes.compile.analysis import NOT_APPLIED, PARTIAL, QUIET_CALLS, Analysis, analyses, limit_function, near
+from bfo_diag.probes.compile.analysis import NOT_APPLIED, PARTIAL, QUIET_CALLS, Analysis, analyses, near
 from bfo_diag.probes.compile.payload import read_break
 from bfo_diag.probes.compile.sites import LIBRARY, ON_PURPOSE, YOURS, Numbered, Site, key_of, portable
 from bfo_diag.records import Finding, Place, Run, Severity
 
 _LONGEST = 300
+UNSPEC = "allow_unspec_int_on_nn_module"
+"""The option of torch._dynamo.config that a guard on an integer of a module hints at."""
 
 
 def judge(run: Run) -> Iterator[Finding]:
@@ -105,18 +107,21 @@ def _by_guard(analysis: Analysis) -> dict[tuple[str, str], list[Numbered]]:
 def baseline_entries(analysis: Analysis, root: Path | None) -> list[dict[str, str]]:
     """Return what a baseline in the folder `root` holds of a case: its sites, and the guards that keep failing."""
     found = {site.key(root): {"key": site.key(root), **site.described(root)} for site in analysis.sites}
-    frames = analysis.frames
     for frame, name in _by_guard(analysis):
-        function, file = frames.get(frame, ("", ""))
-        parts = {"file": portable(file, root), "function": function, "source": name, "type": "recompile"}
-        entry = {"code": "COMPILE-RECOMPILES", **parts}
-        found[key_of(parts)] = {"key": key_of(parts), **entry}
+        entry = _guard_entry(analysis, frame, name, root)
+        found[entry["key"]] = entry
     return sorted(found.values(), key=lambda entry: (entry["file"], entry["function"], entry["source"], entry["type"]))
+
+
+def _guard_entry(analysis: Analysis, frame: str, name: str, root: Path | None) -> dict[str, str]:
+    function, file = analysis.frames.get(frame, ("", ""))
+    described = {"file": portable(file, root), "function": function, "source": name, "type": "recompile"}
+    return {"key": key_of(described), "code": "COMPILE-RECOMPILES", **described}
 
 
 def _of_recompiles(analysis: Analysis, known: set[str], root: Path | None) -> Iterator[Finding]:
     entries = catalogue()
-    frames = analysis.frames
+    confirmed = any(o.values["settles"] for _, o in analysis.of("fix"))
     limited = {o.values["compile_id"].split("/")[0] for _, o in analysis.limits}
     for (frame, name), numbered in _by_guard(analysis).items():
         calls = [o.values["call"] for _, o in numbered]
@@ -124,27 +129,28 @@ def _of_recompiles(analysis: Analysis, known: set[str], root: Path | None) -> It
         source = f", guarded because of «{shown.values['source']}»" if shown.values["source"] else ""
         times = f"{len(calls)} time{'s' if len(calls) > 1 else ''}"
         message = (
-            f"{frames.get(frame, ('a function', ''))[0]} was compiled again {times} (at call {_listed(calls)}): the "
+            f"{analysis.function_of(shown)} was compiled again {times} (at call {_listed(calls)}): the "
             f"guard on {name} failed, at last «{shown.values['guard']}»{source}."
         )
         settled = calls[-1] <= len(analysis.calls) - QUIET_CALLS and frame not in limited
         message += f" Settled after call {calls[-1]}." if settled else " It did not settle."
         entry = entries["COMPILE-RECOMPILED" if settled else "COMPILE-RECOMPILES"]
-        function, file = frames.get(frame, ("", ""))
-        parts = {"file": portable(file, root), "function": function, "source": name, "type": "recompile"}
-        accepted = key_of(parts) in known
+        accepted = _guard_entry(analysis, frame, name, root)["key"] in known
+        fix = _guard_mend(shown.values, settled=settled) or entry.fix
+        if confirmed and UNSPEC in shown.values["hint"]:
+            fix = f"confirmed in a run of its own: {fix}"
         yield Finding(
             code=entry.code,
             severity=Severity.NOTE if accepted else entry.severity,
             message=f"known from the baseline: {message}" if accepted else message,
-            fix=_guard_mend(shown.values, settled=settled) or entry.fix,
+            fix=fix,
             url=entry.url,
             place=shown.place,
             evidence=tuple(number for number, _ in numbered),
             gates=() if settled or accepted else ("recompile",),
         )
     for number, observation in analysis.limits:
-        name = observation.values["function"] or limit_function(analysis, observation)
+        name = analysis.function_of(observation)
         call = observation.values["call"]
         eager = len(analysis.calls) - call + 1
         entry = entries["COMPILE-LIMIT"]
@@ -165,8 +171,8 @@ def _of_recompiles(analysis: Analysis, known: set[str], root: Path | None) -> It
 
 def _guard_mend(guard: Mapping[str, Any], *, settled: bool) -> str | None:
     name, text = guard["name"], guard["guard"]
-    if "allow_unspec_int_on_nn_module" in guard["hint"]:
-        return "torch._dynamo.config.allow_unspec_int_on_nn_module = True, or keep the number as a tensor (a buffer)"
+    if UNSPEC in guard["hint"]:
+        return f"torch._dynamo.config.{UNSPEC} = True, or keep the number as a tensor (a buffer)"
     if "size mismatch" in text or "stride mismatch" in text:
         return "torch._dynamo.mark_dynamic(tensor, dim) before the first call, or torch.compile(..., dynamic=True)"
     if not settled and name.rstrip("']").endswith("lr"):
@@ -297,6 +303,8 @@ def as_expected(analysis: Analysis) -> str | None:
         return None if analysis.of("raised", "died") else "it was not measured"
     if analysis.of("compile_error"):
         return "torch.compile raised"
+    if not builtin.breaks and analysis.fullgraph is not None and not analysis.fullgraph["ok"]:
+        return "fullgraph=True fails, and it is one graph"
     if not builtin.breaks and (analysis.sites or analysis.graphs["captured"] != 1 or not analysis.settled):
         return f"{analysis.graphs['captured']} graphs, {len(analysis.sites)} sites; 1 graph without a break is right"
     if builtin.breaks and not analysis.sites:

@@ -221,3 +221,11 @@ def test_built_in_cases(name, breaks):
         assert done.summary["captured_graphs"] == 1
         assert done.summary["fullgraph"]["ok"] is True
         assert done.summary["applied"] == "APPLIED"
+
+
+@pytest.mark.skipif(TORCH < (2, 11), reason="torch 2.8 gives no hint, and 2.6 does not recompile")
+def test_a_switch_that_settles_the_recompiles_is_confirmed(examined):
+    _, plain = examined("counting_module")
+    _, tried = examined("counting_module", try_fixes=True)
+    fixes = [next(f.fix for f in done.findings if f.code == "COMPILE-RECOMPILES") for done in (plain, tried)]
+    assert [fix.startswith("confirmed in a run of its own") for fix in fixes] == [False, True]
