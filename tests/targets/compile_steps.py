@@ -327,3 +327,10 @@ def compiled_module_that_breaks():
 
     compiled = torch.compile(f, backend="aot_eager")
     return Case(step=lambda x: compiled(x), calls=[(x4,)])
+
+
+def four_strings():
+    def step(x, name):
+        return x * 2 if name == "k3" else x + len(name)
+
+    return Case(step=step, calls=[(x4, f"k{index}") for index in range(4)])

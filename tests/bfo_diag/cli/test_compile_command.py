@@ -127,6 +127,23 @@ def test_a_run_that_did_not_come_to_its_end_leaves_the_baseline_as_it_was(bfo_di
     assert baseline.read_text() == '{"schema": 1, "sites": []}'
 
 
+def test_a_process_that_dies_under_fullgraph_alone_leaves_the_rest_of_the_answer(bfo_diag, tmp_path):
+    (tmp_path / "dies.py").write_text(
+        "import os, pathlib, torch\n"
+        "count = pathlib.Path(__file__).with_suffix('.count')\n"
+        "count.write_text(str(int(count.read_text() if count.exists() else 0) + 1))\n"
+        "if count.read_text() == '3':\n"
+        "    os._exit(7)\n"
+        "x = torch.ones(4)\n"
+        "def step():\n"
+        "    return x * 2\n"
+    )
+    done = bfo_diag("compile", f"{tmp_path / 'dies.py'}:step", "--fullgraph", "--json", "--backend", "eager")
+    assert done.document["outcome"] == "complete"
+    assert done.document["summary"]["fullgraph"] == {"ok": False, "error": "the process died: exit status 7"}
+    assert len(done.document["summary"]["compiles"]) == 5
+
+
 def test_only_a_fix_that_was_seen_to_work_is_confirmed(bfo_diag, steps):
     done = bfo_diag("compile", steps + "item_in_the_middle", "--try-fixes", *FAST)
     assert "confirmed in a run of its own: torch._dynamo.config.capture_scalar_outputs = True" in done.out

@@ -15,6 +15,7 @@ import typer
 from bfo_diag.errors import DiagError
 from bfo_diag.probes import PartResult, Probe, Progress, Request, later
 from bfo_diag.probes.compile.builtin import BUILTINS
+from bfo_diag.probes.compile.fixes import SWITCHES, UNSPEC
 from bfo_diag.records import JSONValue, Observation
 
 if TYPE_CHECKING:
@@ -22,11 +23,6 @@ if TYPE_CHECKING:
 
 MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 _BUILTIN_BACKEND = "aot_eager"
-_FIXES = {
-    "GB0124": "capture_scalar_outputs",
-    "GB0123": "trace_autograd_ops",
-    "GB0036": "capture_dynamic_output_shape_ops",
-}
 
 
 def capture(
@@ -132,7 +128,7 @@ def _examine(
         if full.stopped:
             return
     if try_fixes:
-        yield from _fixes(request, common, calls, made)
+        yield from _fixes(request, common, calls, made, subjects[0]["switches"])
 
 
 def _common(subject: Any, how: dict[str, Any]) -> dict[str, JSONValue]:
@@ -140,15 +136,15 @@ def _common(subject: Any, how: dict[str, Any]) -> dict[str, JSONValue]:
 
 
 def _fixes(
-    request: Request, common: dict[str, JSONValue], calls: int, before: PartResult
+    request: Request, common: dict[str, JSONValue], calls: int, before: PartResult, known: list[str]
 ) -> Iterator[Observation | Progress]:
     from bfo_diag.probes.compile.analysis import Analysis
-    from bfo_diag.probes.compile.judge import UNSPEC
 
     analysis = Analysis("", tuple(enumerate(before.observations, 1)))
-    switches = list(dict.fromkeys(_FIXES[site.code] for site in analysis.sites if site.code in _FIXES))
+    switches = list(dict.fromkeys(SWITCHES[site.code] for site in analysis.sites if site.code in SWITCHES))
     if any(UNSPEC in o.values["hint"] for _, o in analysis.recompiles):
         switches.append(UNSPEC)
+    switches = [switch for switch in switches if switch in known]
     for index, switch in enumerate(switches):
         yield Progress(index, len(switches), f"trying {switch}")
         tried = request.part("fix", {**common, "calls": calls, "switch": switch}, must_end=False)
@@ -170,7 +166,7 @@ def _compared(switch: str, before: Analysis, tried: PartResult) -> Observation:
     worked = worked and all(call["ok"] for call in after.calls) and any(after.graphs.values())
     old, new = {site.key(): site for site in before.sites}, {site.key() for site in after.sites}
     differs = worked and not _same(before.calls[0]["returned"], after.calls[0]["returned"])
-    gone = [key for key in old if key not in new and old[key].code in _FIXES and _FIXES[old[key].code] == switch]
+    gone = [key for key in old if key not in new and SWITCHES.get(old[key].code) == switch]
     mends = gone if worked and not differs and new <= set(old) else []
     return Observation(
         "fix",
@@ -178,7 +174,7 @@ def _compared(switch: str, before: Analysis, tried: PartResult) -> Observation:
             "part": "fix",
             "switch": switch,
             "mends": mends,
-            "for": [site.key() for site in before.sites if _FIXES.get(site.code) == switch],
+            "for": [site.key() for site in before.sites if SWITCHES.get(site.code) == switch],
             "differs": differs,
             "settles": worked and not differs and len(after.recompiles) < len(before.recompiles) and after.settled,
         },

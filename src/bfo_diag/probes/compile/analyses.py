@@ -52,7 +52,7 @@ def survey(request: Request, *, calls: int, backend: str, role: str) -> Iterator
             "bypassed": [] if compiles_itself else compiled_names(subject.case),
             "disabled_by": _disabled_by(subject),
             "calls": calls,
-            "name": subject.case.name,
+            "switches": compat.switches(),
         },
     )
     if not compiles_itself:

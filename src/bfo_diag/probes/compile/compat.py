@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from bfo_diag.attempt import Raised
+from bfo_diag.probes.compile.fixes import SWITCHES, UNSPEC
 
 TRACE_LOGGER = "torch.__trace"
 """The logger of torch's structured trace; its records carry `metadata` and `payload`."""
@@ -116,13 +117,16 @@ def disabled_by() -> str | None:
     return None
 
 
+def switches() -> list[str]:
+    """Return which of the options that are safe to try this torch has."""
+    import torch._dynamo
+
+    return [name for name in (*SWITCHES.values(), UNSPEC) if hasattr(torch._dynamo.config, name)]
+
+
 @contextmanager
 def switched(name: str) -> Iterator[None]:
-    """Turn an option of torch._dynamo.config on.
-
-    Raises:
-        AttributeError: this torch has no such option.
-    """
+    """Turn an option of torch._dynamo.config on."""
     import torch._dynamo
 
     before = getattr(torch._dynamo.config, name)

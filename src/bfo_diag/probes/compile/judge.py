@@ -9,13 +9,12 @@ from typing import Any
 from bfo_diag.findings import catalogue
 from bfo_diag.findings.compile import BREAK_MENDS
 from bfo_diag.probes.compile.analysis import NOT_APPLIED, PARTIAL, QUIET_CALLS, Analysis, analyses, near
+from bfo_diag.probes.compile.fixes import UNSPEC
 from bfo_diag.probes.compile.payload import read_break
 from bfo_diag.probes.compile.sites import LIBRARY, ON_PURPOSE, YOURS, Numbered, Site, key_of, portable
 from bfo_diag.records import Finding, Place, Run, Severity
 
 _LONGEST = 300
-UNSPEC = "allow_unspec_int_on_nn_module"
-"""The option of torch._dynamo.config that a guard on an integer of a module hints at."""
 
 
 def judge(run: Run) -> Iterator[Finding]:

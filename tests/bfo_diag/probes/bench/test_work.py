@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 
 import numpy as np
 import pytest
@@ -10,11 +11,13 @@ import torch
 
 from bfo_diag.cases import char_transformer, digits_mlp
 from bfo_diag.cases.optimizer_step import optimizer_case
+from bfo_diag.child import ChildRequest
 from bfo_diag.probes.bench import compare, work
 from bfo_diag.probes.bench.arms import CONTROL, EAGER, REFERENCE
 from bfo_diag.probes.bench.reference import InFloat64, arrays, kept, state_of, widen
 from bfo_diag.records import Case
 from bfo_diag.subject import Subject
+from bfo_diag.torch_state import as_it_was
 
 
 @pytest.mark.parametrize("make", [digits_mlp.train_step, char_transformer.train_step])
@@ -155,3 +158,16 @@ def test_a_block_with_a_compile_in_it_is_thrown_away():
     assert timer.times["mode"][:6] == [None] * 6
     assert timer.thrown_away[EAGER] == 0
     torch.compiler.reset()
+
+
+@pytest.mark.compile
+def test_arms_of_one_process_do_not_share_the_recompile_limit(targets_folder, fresh_imports):
+    request = ChildRequest(f"{targets_folder}/compile_steps.py:four_strings", (), "cpu", 0)
+    arms = [EAGER, "backend:eager", "backend:aot_eager", "backend:aot_eager_decomp_partition"]
+    with as_it_was(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        before = work._graphs()
+        how = {"arms": arms, "process": 0, "seconds": 0.1, "factory": True, "compiles_itself": False}
+        list(work.measure(request, **how))
+        # four calls compiled by each of three backends; torch's own limit is 8 in all
+        assert work._graphs() - before == 12

@@ -118,6 +118,7 @@ def test_an_sgd_training_closure(examined):
 def test_a_bound_adam_step(examined):
     analysis, done = examined("bound_adam_step", fullgraph=True)
     assert [(site.code, site.owner) for site in analysis.sites] == [("GB0025", "torch on purpose")]
+    assert analysis.sites[0].place.file.endswith("optimizer.py")  # and not this file, which called the tool
     assert done.summary["user_sites"] == 0
     assert done.summary["captured_graphs"] == 1
     assert done.summary["fullgraph"]["ok"] is False
@@ -229,3 +230,10 @@ def test_a_switch_that_settles_the_recompiles_is_confirmed(examined):
     _, tried = examined("counting_module", try_fixes=True)
     fixes = [next(f.fix for f in done.findings if f.code == "COMPILE-RECOMPILES") for done in (plain, tried)]
     assert [fix.startswith("confirmed in a run of its own") for fix in fixes] == [False, True]
+
+
+def test_a_switch_that_mends_nothing_is_said_to_have_been_tried(examined):
+    _, done = examined("sgd_closure", try_fixes=True)
+    (finding,) = [finding for finding in done.findings if finding.code == "GB0123"]
+    assert "confirmed" not in finding.fix
+    assert ("tried here, and no mend of it alone: trace_autograd_ops" in finding.fix) is (TORCH >= (2, 11))
