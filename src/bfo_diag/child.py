@@ -20,7 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from bfo_diag import environment, frames, targets
+from bfo_diag import environment, frames, sources, targets
 from bfo_diag.attempt import TimeLimitReached, describe
 from bfo_diag.errors import DiagError, WorkspaceError
 from bfo_diag.parts import Parts
@@ -42,12 +42,17 @@ class ChildRequest:
     device: str
     seed: int
     parts: Parts | None = None
+    loaded: Callable[[], None] = lambda: None
+    """Called when the target's code has been imported, or has failed to be."""
 
     def load(self) -> targets.Target:
         """Import the target."""
         if self.text is None:
             raise DiagError("there is no TARGET")
-        return targets.load(self.text, inputs=self.inputs, device=self.device, seed=self.seed)
+        try:
+            return targets.load(self.text, inputs=self.inputs, device=self.device, seed=self.seed)
+        finally:
+            self.loaded()
 
     def part(self, name: str, options: Mapping[str, JSONValue], **how: Any) -> PartResult:
         """Have a part done in a process of its own."""
@@ -126,7 +131,12 @@ def _capture(
     probe: Probe, spec: dict[str, Any], write: Callable[[Observation], None], folder: Path, parts: Parts | None
 ) -> None:
     device = spec["device"] if parts is not None else targets.resolve_device(spec["device"])
-    request = ChildRequest(spec["target"], tuple(spec["inputs"]), device, spec["seed"], parts)
+
+    def keep_sources() -> None:
+        for source in sources.keep(folder / RAW_FOLDER, spec["target"]):
+            write(source)
+
+    request = ChildRequest(spec["target"], tuple(spec["inputs"]), device, spec["seed"], parts, keep_sources)
     capture = probe.capture if "part" not in spec else probe.parts[spec["part"]]
     if parts is None:
         targets.check_device(request.device)
@@ -139,6 +149,8 @@ def _capture(
             write_progress(folder, where or vars(said))
         else:
             write(said)
+    if parts is None:
+        keep_sources()  # what was imported later on
 
 
 def main() -> None:
