@@ -31,9 +31,8 @@ $(VENV)/.dev: $(VENV)/.torch pyproject.toml
 	$(PIP) --editable '.[dev]'
 	@touch $@
 
-demo: $(VENV)/.demo  ## Examine the built-in gradients and a step that breaks its graph, and name the logs
-	$(BIN)/bfo-diag gradients
-	$(BIN)/bfo-diag compile examples/broken_compile.py:train_step --backend aot_eager --fullgraph --fail-on none
+demo: $(VENV)/.demo  ## Review the built-in cases: gradients, compile, bench; a page and a package for an expert
+	$(BIN)/bfo-diag review --force
 
 test: $(VENV)/.test  ## Run the tests
 	$(BIN)/python -m pytest

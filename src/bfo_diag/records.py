@@ -80,6 +80,13 @@ def _text(data: Mapping[str, Any], key: str, what: str) -> str:
     return value
 
 
+def _number(data: Mapping[str, Any], key: str, what: str) -> float:
+    value = data.get(key)
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise RecordError(f"{what}: {key!r} must be a number, found {value!r}")
+    return float(value)
+
+
 def _check_schema(data: Mapping[str, Any], what: str) -> None:
     if data.get("schema") != SCHEMA:
         raise RecordError(
@@ -200,6 +207,8 @@ class RunHeader:
     case: CaseRecord
     environment: Mapping[str, JSONValue] = field(default_factory=dict)
     options: Mapping[str, JSONValue] = field(default_factory=dict)
+    timeout_s: float | None = None
+    """What --timeout said; None where the target was given all the time it wanted."""
 
     def to_json(self) -> dict[str, JSONValue]:
         """Return the header as a JSON object."""
@@ -212,6 +221,7 @@ class RunHeader:
             "case": self.case.to_json(),
             "environment": dict(self.environment),
             "options": dict(self.options),
+            "timeout_s": self.timeout_s,
         }
 
     @classmethod
@@ -230,6 +240,7 @@ class RunHeader:
             case=CaseRecord.from_json(fields.get("case")),
             environment=_mapping(fields.get("environment", {}), "run environment"),
             options=_mapping(fields.get("options", {}), "run options"),
+            timeout_s=None if fields.get("timeout_s") is None else _number(fields, "timeout_s", "run"),
         )
 
 

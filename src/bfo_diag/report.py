@@ -1,11 +1,33 @@
-"""From a run and its probe to findings, exit code, a `Report` and the `--json` document. Values only, no I/O."""
+"""From a run and its probe to findings, exit code, a `Report`, and the sections of a page. Values only, no I/O."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from bfo_diag.commands import command_line
 from bfo_diag.errors import ExitCode
 from bfo_diag.findings import catalogue
 from bfo_diag.probes import Probe
-from bfo_diag.records import SCHEMA, Finding, JSONValue, Outcome, Report, Run, Severity
+from bfo_diag.records import (
+    SCHEMA,
+    Cell,
+    Excerpt,
+    Finding,
+    JSONValue,
+    Outcome,
+    Place,
+    Report,
+    Review,
+    Run,
+    Section,
+    Severity,
+    dumps,
+)
+
+_AROUND = 4
+"""Source lines shown before and after a finding's."""
+SourceText = Callable[[str], "str | None"]
+"""Returns the text of a file as it was when it ran, by the name it has in the record; None where it is not kept."""
 
 
 def findings(run: Run, probe: Probe) -> tuple[Finding, ...]:
@@ -64,6 +86,7 @@ def build(run: Run, probe: Probe, found: tuple[Finding, ...]) -> Report:
         tables=tuple(probe.tables(run)),
         findings=found,
         lines=run.damaged,
+        charts=tuple(probe.charts(run)),
     )
 
 
@@ -81,3 +104,78 @@ def document(run: Run, probe: Probe, found: tuple[Finding, ...]) -> dict[str, JS
         "findings": [finding.to_json() for finding in found],
         "summary": probe.summarise(run),
     }
+
+
+def section(run: Run, probe: Probe, found: tuple[Finding, ...], *, source: SourceText, log_file: str) -> Section:
+    """Return a run as a page shows it: its report, the log lines that prove it, and the source around its findings."""
+    shown = build(run, probe, found)
+    header = run.header
+    excerpts = {}
+    for finding in found:
+        place = finding.place
+        if place is not None and place.file is not None and place.line is not None:
+            excerpt = _excerpt(source(place.file), place)
+            if excerpt is not None:
+                excerpts[place.file, place.line] = excerpt
+    return Section(
+        run_id=header.run_id,
+        probe=probe.name,
+        target=header.case.target or "built-in cases",
+        command=command_line(header, probe),
+        started_utc=header.started_utc,
+        outcome=run.outcome.value,
+        report=shown,
+        log_file=log_file,
+        log={number: dumps(run.observations[number - 1].to_json()) for number in sorted(_evidence(shown))},
+        excerpts=excerpts,
+    )
+
+
+def _evidence(shown: Report) -> set[int]:
+    """Return the numbers of all log lines that something on the page points to."""
+    numbers = {number for finding in shown.findings for number in finding.evidence}
+    for table in shown.tables:
+        numbers.update(n for row in table.rows for cell in row if isinstance(cell, Cell) for n in cell.evidence)
+    for chart in shown.charts:
+        numbers.update(number for series in chart.series for number in series.evidence)
+    return numbers
+
+
+def _excerpt(text: str | None, place: Place) -> Excerpt | None:
+    """Return the lines around a place, None where the text at hand is not the one that ran."""
+    lines = [] if text is None else text.split("\n")
+    line = place.line or 0
+    if not 1 <= line <= len(lines) or (place.source and lines[line - 1].strip() != place.source.strip()):
+        return None
+    first = max(1, line - _AROUND)
+    return Excerpt(place.file or "", first, tuple(lines[first - 1 : line + _AROUND]))
+
+
+def review(
+    sections: Sequence[Section],
+    *,
+    title: str,
+    environment: Mapping[str, JSONValue],
+    questions: Sequence[str] = (),
+    missing: Sequence[tuple[str, str]] = (),
+) -> Review:
+    """Return the page of several runs: the verdict of each first."""
+    return Review(
+        title=title,
+        verdict=tuple(f"{section.probe}: {section.report.verdict}" for section in sections),
+        clean=bool(sections) and all(section.report.clean for section in sections),
+        sections=tuple(sections),
+        environment=tuple(_flat(environment)),
+        questions=tuple(questions),
+        missing=tuple(missing),
+    )
+
+
+def _flat(values: Mapping[str, JSONValue], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        elif isinstance(value, (list, tuple)):
+            yield prefix + key, ", ".join(str(item) for item in value) or "none"
+        else:
+            yield prefix + key, "none" if value is None else str(value)

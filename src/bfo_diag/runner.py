@@ -22,6 +22,7 @@ from bfo_diag.errors import DiagError, ExitCode, WorkspaceError
 from bfo_diag.parts import STARTUP_S
 from bfo_diag.probes import Probe
 from bfo_diag.records import CaseRecord, JSONValue, Observation, Outcome, Run, dumps
+from bfo_diag.redact import Identity
 from bfo_diag.workspace import Workspace
 
 GRACE_S = 5.0
@@ -62,6 +63,7 @@ def run(job: Job, workspace: Workspace, *, progress: Progress | None = None) -> 
         argv=job.argv,
         environment=environment.versions(),
         options=dict(job.options),
+        timeout_s=job.timeout,
     )
     spec: dict[str, Any] = {
         "probe": job.probe.name,
@@ -75,6 +77,7 @@ def run(job: Job, workspace: Workspace, *, progress: Progress | None = None) -> 
     raw = folder / store.RAW_FOLDER
     try:
         (raw / SPEC_FILE).write_text(dumps(spec, indent=1), "utf-8")
+        (raw / store.IDENTITY_FILE).write_text(dumps(Identity.here().to_json(), indent=1), "utf-8")
         with (raw / "stdout.txt").open("wb") as out, (raw / "stderr.txt").open("wb") as err:
             child = subprocess.Popen(
                 [sys.executable, "-m", "bfo_diag.child", str(folder)],

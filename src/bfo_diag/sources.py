@@ -27,6 +27,17 @@ class Source:
     file: str
     path: str
     sha256: str
+    is_target: bool
+    """Whether it is the file that TARGET names."""
+
+
+def import_root(file: Path) -> tuple[Path, list[str]]:
+    """Return the folder from which a file is imported, and its module's name in parts: a package is imported whole."""
+    root, names = file.parent, [file.stem]
+    while (root / "__init__.py").is_file() and root.name.isidentifier():
+        names.insert(0, root.name)
+        root = root.parent
+    return root, names
 
 
 def loaded(target: str | None) -> Iterator[tuple[Path, str]]:
@@ -35,6 +46,9 @@ def loaded(target: str | None) -> Iterator[tuple[Path, str]]:
     The built-in cases and the optimizers that come along are the tool's own, but where they are what is examined.
     """
     of_the_tool = target is None or target.startswith(_OF_THE_TOOL)
+    of_target = _file_of(target)
+    if of_target is not None:
+        yield of_target, of_target.relative_to(import_root(of_target)[0]).as_posix()
     for name, module in sorted(sys.modules.items()):
         file = getattr(module, "__file__", None)
         if not isinstance(file, str) or not file.endswith(".py"):
@@ -63,11 +77,18 @@ def keep(raw: Path, target: str | None) -> Iterator[Observation]:
         except OSError:
             continue  # (a full disk is told by the log itself)
         digest = hashlib.sha256(content).hexdigest()
-        yield Observation("source", {"file": str(file), "path": path, "sha256": digest, "bytes": len(content)})
+        values = {"file": str(file), "path": path, "sha256": digest, "bytes": len(content)}
+        yield Observation("source", {**values, "target": file == _file_of(target)})
+
+
+def _file_of(target: str | None) -> Path | None:
+    """Return the file that TARGET names, None where it names a module."""
+    where = Path((target or "").rpartition(":")[0])
+    return where.resolve() if where.suffix == ".py" and where.is_file() else None
 
 
 def recorded(run: Run) -> Iterator[Source]:
     """Yield what the `source` observations of a run name."""
     for _, observation in run.of_kind("source"):
         values = observation.values
-        yield Source(str(values["file"]), str(values["path"]), str(values["sha256"]))
+        yield Source(str(values["file"]), str(values["path"]), str(values["sha256"]), bool(values["target"]))

@@ -24,6 +24,8 @@ RUN_FILE = "run.json"
 OBSERVATIONS_FILE = "observations.jsonl"
 RAW_FOLDER = "raw"
 PROGRESS_FILE = "progress.json"
+IDENTITY_FILE = "identity.json"
+"""Whose machine wrote the log, so that a package can hide it; it is never packed itself."""
 
 
 @contextmanager
@@ -134,6 +136,7 @@ def create(
     argv: Iterable[str],
     environment: dict[str, JSONValue],
     options: dict[str, JSONValue],
+    timeout_s: float | None = None,
 ) -> tuple[Path, RunHeader]:
     """Make the folder of a new run, with a `run.json` that says it is running.
 
@@ -158,6 +161,7 @@ def create(
             case=case,
             environment=environment,
             options=options,
+            timeout_s=timeout_s,
         )
         write_header(folder, header, Outcome.RUNNING)
         return folder, header
@@ -228,6 +232,14 @@ def read(folder: Path) -> Run:
         raise RecordError(f"{folder / RUN_FILE}: {error}") from error
     observations, damaged = _read_observations(folder / OBSERVATIONS_FILE)
     return Run(header=header, observations=observations, outcome=outcome, damaged=damaged)
+
+
+def read_header(folder: Path) -> RunHeader | None:
+    """Return what a run says of itself, None where it can't be read; its observations are not looked at."""
+    try:
+        return RunHeader.from_json(loads((folder / RUN_FILE).read_bytes()))
+    except (OSError, RecordError):
+        return None
 
 
 def _read_observations(path: Path) -> tuple[tuple[Observation, ...], tuple[str, ...]]:

@@ -24,6 +24,7 @@ from bfo_diag.attempt import attempt
 from bfo_diag.errors import TargetLoadError
 from bfo_diag.inputs import EXAMPLE, module_case, parse_input
 from bfo_diag.records import Case, CaseRecord
+from bfo_diag.sources import import_root
 
 if TYPE_CHECKING:
     import torch
@@ -228,10 +229,7 @@ def _check_file(path: Path) -> None:
 def _load_file(path: Path) -> ModuleType:
     _check_file(path)
     path = path.resolve()
-    root, names = path.parent, [path.stem]
-    while (root / "__init__.py").is_file() and root.name.isidentifier():
-        names.insert(0, root.name)
-        root = root.parent
+    root, names = import_root(path)
     if names[-1] == "__init__" and len(names) > 1:
         names.pop()
     # As `python file.py` would find its neighbours; a file of a package finds its package.

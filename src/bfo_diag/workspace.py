@@ -52,3 +52,34 @@ class Workspace:
                 mend=f"name a folder that you may write to: --workspace DIR, or set {VARIABLE}",
             ) from error
         return workspace
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder of packages.
+
+    Raises:
+        WorkspaceError: it can't be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WorkspaceError(
+            f"the folder {folder} can't be made: {error.strerror or error}", mend="name another with --out DIR"
+        ) from error
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text in one step: what was there stays whole until the new one is.
+
+    Raises:
+        WorkspaceError: it can't be written.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        partial.write_bytes(text.encode("utf-8", "replace"))
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise WorkspaceError(
+            f"{path} can't be written: {error.strerror or error}", mend="name another file with --out"
+        ) from error

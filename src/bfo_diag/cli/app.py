@@ -1,4 +1,4 @@
-"""The command `bfo-diag`: mounts each probe of `probes/` as a command, and nothing of torch.
+"""The command `bfo-diag`: mounts each probe of `probes/`, and the other commands of this folder; nothing of torch.
 
 Exit codes: 0 clean; 1 a finding at or above --fail-on; 2 wrong usage, or a target that can't be loaded;
 3 the target itself raised; 4 nothing was measured; 5 a defect of bfo-diag.
@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from bfo_diag.cli import diff, package, replay, report, review, verify
 from bfo_diag.cli.probe_command import probe_command
 from bfo_diag.errors import ExitCode
 from bfo_diag.probes import load_all
@@ -44,6 +45,10 @@ def _root(
 
 for _probe in load_all().values():
     app.command(name=_probe.name, help=f"{_probe.help}\n\n{__doc__.split(chr(10), 2)[2]}")(probe_command(_probe))
+
+
+for _command in (review, package, verify, replay, diff, report):
+    app.command(name=_command.NAME, help=_command.__doc__)(_command.command)
 
 
 def main() -> None:

@@ -174,7 +174,7 @@ def _run(
 
 
 def _show_traceback(run: Run, errors: Console) -> None:
-    from bfo_diag.render.console import clean
+    from bfo_diag.render.text import clean
 
     for _, observation in run.of_kind("raised"):
         for line in str(observation.values["traceback"]).rstrip().split("\n"):

@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from bfo_diag.render.console import clean
+from bfo_diag.render.text import clean
 from bfo_diag.store import read_progress
 
 

@@ -22,6 +22,8 @@ class Entry:
     why: str
     fix: str
     url: str = ""
+    of_the_machine: bool = False
+    """Whether it tells of the machine of the moment (that it was busy), so that a replay need not show it again."""
 
     def finding(
         self,

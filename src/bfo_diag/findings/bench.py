@@ -10,6 +10,7 @@ ENTRIES = (
         why="the A/A control, the same step under two names, is off by more than 5 %, or its interval reaches 20 % "
         "far: other work disturbs the timing.",
         fix="stop what else runs, pin the threads (OMP_NUM_THREADS), or give it more --processes and --seconds",
+        of_the_machine=True,
     ),
     Entry(
         "BENCH-RESULT-DIFFERS",

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from bfo_diag.records import Finding, JSONValue, Observation, Run, Table
+from bfo_diag.records import Chart, Finding, JSONValue, Observation, Run, Table
 
 
 class Request(Protocol):
@@ -84,6 +84,12 @@ class Probe:
     verdict: Callable[[Run, tuple[Finding, ...]], str]
     measured: Callable[[Run], bool]
     """Whether there is anything to judge; a run without ends with exit code 4."""
+    charts: Callable[[Run], Iterator[Chart]] = lambda run: iter(())
+    """The figures of a page."""
+    short: Mapping[str, JSONValue] = field(default_factory=dict)
+    """Options with which `bfo-diag review` runs it, in place of their defaults."""
+    short_of_target: Mapping[str, JSONValue] = field(default_factory=dict)
+    """Further ones, where a TARGET is named."""
     parts: Mapping[str, Callable[..., Iterator[Observation | Progress]]] = field(default_factory=dict)
     """What `capture` has done by `request.part` in processes of their own. Such a `capture` itself imports no torch."""
     needs_processes: bool = False
@@ -92,6 +98,8 @@ class Probe:
     """The values of --fail-on besides `none`; `Finding.fails_at` knows them."""
     fail_on: str = "warning"
     """The default of --fail-on: one gate, or several with commas."""
+    local: tuple[str, ...] = ()
+    """Options about files of the person's own machine: no replay is given them."""
     defaults: Mapping[str, JSONValue] = field(default_factory=dict)
     """Other defaults for the options that every probe has."""
     environment: Mapping[str, str] = field(default_factory=dict)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,17 +13,12 @@ from rich.text import Text
 
 from bfo_diag.errors import DiagError
 from bfo_diag.records import Cell, Finding, Place, Report, Severity, Table
+from bfo_diag.render.text import clean
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _STYLE = {Severity.ERROR: "bold red", Severity.WARNING: "yellow", Severity.NOTE: "cyan"}
 _TONE = {"bad": "red", "muted": "dim", "": ""}
 _PIPE_WIDTH = 160
 _LEAST_WIDTH = 10
-
-
-def clean(text: str) -> str:
-    """Return `text` with control characters (escape codes, text direction) made visible as hexadecimal codes."""
-    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text.replace("\t", "    "))
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -37,8 +31,7 @@ def console(*, stderr: bool = False) -> Console:
 
 def show(report: Report, out: Console) -> None:
     """Print the report: findings, tables, then the verdict, which is what should stand next to the prompt."""
-    for table in report.tables:
-        _table(table, out)
+    show_tables(report, out)
     grave = [finding for finding in report.findings if finding.severity is not Severity.NOTE]
     notes = [finding for finding in report.findings if finding.severity is Severity.NOTE]
     for finding in grave:
@@ -51,6 +44,12 @@ def show(report: Report, out: Console) -> None:
         out.print(Text(clean(f"log: {line}"), style="yellow"))
     out.print()
     out.print(Text(clean(report.verdict), style="bold green" if report.clean else "bold red"))
+
+
+def show_tables(report: Report, out: Console) -> None:
+    """Print the tables alone."""
+    for table in report.tables:
+        _table(table, out)
 
 
 def _table(table: Table, out: Console) -> None:

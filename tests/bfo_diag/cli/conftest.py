@@ -52,3 +52,16 @@ def command():
 @pytest.fixture
 def misbehaving(targets_folder):
     return f"{targets_folder / 'misbehaving.py'}:"
+
+
+@pytest.fixture(scope="session")
+def module_command():
+    """Run the command with an environment of its own; for what several tests share."""
+
+    def call(*arguments: str, environment: dict[str, str] | None = None, **options: object):
+        env = {**os.environ, "COLUMNS": "200", **(environment or {})}
+        return subprocess.run(
+            [*COMMAND, *arguments], capture_output=True, text=True, env=env, check=False, timeout=240, **options
+        )
+
+    return call

@@ -221,7 +221,9 @@ PROBE = Probe(
     tables=later(f"{__name__}.summary", "tables"),
     verdict=later(f"{__name__}.summary", "verdict"),
     measured=later(f"{__name__}.summary", "measured"),
+    charts=later(f"{__name__}.summary", "charts"),
     parts={name: _part(name) for name in ("first", "measure")},
     needs_processes=True,
     defaults={"device": "auto"},
+    short={"processes": 3, "seconds": 1.0},
 )

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from bfo_diag.probes.bench import statistics as st
 from bfo_diag.probes.bench.arms import AS_IT_IS, EAGER
 from bfo_diag.probes.bench.results import Advice, Case, Mode, cases
-from bfo_diag.records import Cell, Finding, JSONValue, Run, Table
+from bfo_diag.records import Cell, Chart, Finding, JSONValue, Run, Series, Table
 
 
 def tables(run: Run) -> Iterator[Table]:
@@ -21,14 +21,27 @@ def tables(run: Run) -> Iterator[Table]:
 def _modes(case: Case) -> Table:
     rows: list[tuple[str | Cell, ...]] = []
     eager_s = case.median_s(EAGER)
-    rows.append((EAGER, duration(eager_s), "1 (baseline)", "-", "-", "-", _memory(case, EAGER), "-"))
+    timed, first = case.line("measured"), case.line("first", arm=EAGER)
+    rows.append(
+        (
+            EAGER,
+            Cell(duration(eager_s), "", timed),
+            "1 (baseline)",
+            "-",
+            "-",
+            "-",
+            Cell(_memory(case, EAGER), "", first),
+            "-",
+        )
+    )
     control = case.control
     if control is not None:
         tone = "bad" if case.noisy else "muted"
         noisy = Cell("noisy machine" if case.noisy else "control", tone)
-        rows.append(("eager again (A/A)", "-", Cell(interval(control), tone), noisy, "-", "-", "-", "-"))
+        rows.append(("eager again (A/A)", "-", Cell(interval(control), tone, timed), noisy, "-", "-", "-", "-"))
     for mode in case.modes:
         word, compared = case.correctness(mode.name)
+        first = case.line("first", arm=mode.name)
         if compared is not None:
             word += f" ({compared['difference']:.1g})"
             word += f", {compared['ill_conditioned']} not judged" if compared["ill_conditioned"] else ""
@@ -39,13 +52,13 @@ def _modes(case: Case) -> Table:
         rows.append(
             (
                 mode.name,
-                duration(mode.step_s),
-                "not measured" if mode.ratio is None else interval(mode.ratio),
+                Cell(duration(mode.step_s), "", timed),
+                Cell("not measured" if mode.ratio is None else interval(mode.ratio), "", timed),
                 Cell(mode.verdict, "bad" if mode.verdict == "slower" else ""),
-                _compile(mode),
-                _break_even(case, mode),
-                _memory(case, mode.name),
-                Cell(word, "bad" if word.startswith("differs") else ""),
+                Cell(_compile(mode), "", first),
+                Cell(_break_even(case, mode), "", (*first, *timed)),
+                Cell(_memory(case, mode.name), "", first),
+                Cell(word, "bad" if word.startswith("differs") else "", case.line("correctness", arm=mode.name)),
             )
         )
     processes = case.processes
@@ -54,7 +67,7 @@ def _modes(case: Case) -> Table:
     itself = ""
     if any(mode.name == AS_IT_IS for mode in case.modes):
         itself = "; the target calls torch.compile itself: --modes do not reach it, and eager is it with that off"
-    first = next((mode.first_cache for mode in case.modes), "cold")
+    cache = next((mode.first_cache for mode in case.modes), "cold")
     return Table(
         title=f"{case.name}: time of a step, {len(processes)} processes on {device}{threads}",
         columns=(
@@ -62,7 +75,7 @@ def _modes(case: Case) -> Table:
             "step",
             "speed-up [95 %]",
             "verdict",
-            f"compile {first} / warm",
+            f"compile {cache} / warm",
             "pays after",
             "peak",
             "result",
@@ -70,6 +83,56 @@ def _modes(case: Case) -> Table:
         rows=tuple(rows),
         caption="speed-up: eager time / mode's time, median of interleaved pairs; peak: of the process, with torch and "
         "what compiles; result: relative difference after 5 steps" + itself,
+    )
+
+
+def charts(run: Run) -> Iterator[Chart]:
+    """Yield for each case the speed-ups with their intervals, and the time that so many steps take."""
+    for case in cases(run):
+        measured = [mode for mode in case.modes if mode.ratio is not None]
+        if not measured:
+            continue
+        timed = case.line("measured")
+        ratios = [("eager again (A/A)", case.control), *((mode.name, mode.ratio) for mode in measured)]
+        yield Chart(
+            kind="intervals",
+            title=f"{case.name}: speed-up over eager",
+            x_axis="mode",
+            y_axis="eager time / mode's time",
+            series=tuple(
+                Series(name, ((0.0, found.value),), ((found.low, found.high),), timed)
+                for name, found in ratios
+                if found is not None
+            ),
+            caption="95 % intervals over processes; an interval that holds 1, or the control's, is no difference",
+            reference=1.0,
+        )
+        yield from _break_even_chart(case, measured)
+
+
+def _break_even_chart(case: Case, modes: list[Mode]) -> Iterator[Chart]:
+    """Yield the total time over steps, eager against compiled: where the lines cross, the compile has paid."""
+    eager_s = case.median_s(EAGER)
+    even = [mode.break_even(mode.first_cache).steps for mode in modes]
+    longest = max((found.value for found in even if found is not None), default=0.0)
+    if eager_s is None or not longest:
+        return
+    end = 2 * longest
+    lines = [Series(EAGER, ((0.0, 0.0), (end, end * eager_s)), evidence=case.line("measured"))]
+    for mode in modes:
+        for cache, cost_s in mode.cost_s.items():
+            if mode.step_s is None:
+                continue
+            points = ((0.0, max(0.0, cost_s)), (end, max(0.0, cost_s) + end * mode.step_s))
+            evidence = (*case.line("first", arm=mode.name, cache=cache), *case.line("measured"))
+            lines.append(Series(f"{mode.name}, {cache} cache", points, evidence=evidence))
+    yield Chart(
+        kind="lines",
+        title=f"{case.name}: when a compile has paid for itself",
+        x_axis="steps",
+        y_axis="total time (s)",
+        series=tuple(lines),
+        caption="what the first calls took beyond steady ones, then the median time of a step",
     )
 
 

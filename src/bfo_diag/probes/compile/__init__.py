@@ -237,7 +237,10 @@ PROBE = Probe(
     tables=later(f"{__name__}.summary", "tables"),
     verdict=later(f"{__name__}.summary", "verdict"),
     measured=later(f"{__name__}.summary", "measured"),
+    charts=later(f"{__name__}.summary", "charts"),
     parts={name: _part(name) for name in ("survey", "calls", "fullgraph", "fix")},
     gates=("break", "user-break", "recompile"),
+    local=("baseline", "update_baseline"),
+    short_of_target={"fullgraph": True, "try_fixes": True},
     fail_on="user-break,recompile",
 )

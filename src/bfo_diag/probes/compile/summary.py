@@ -8,8 +8,10 @@ from typing import Any
 
 from bfo_diag.probes.compile.analysis import Analysis, analyses, percent
 from bfo_diag.probes.compile.judge import as_expected
-from bfo_diag.probes.compile.sites import YOURS
-from bfo_diag.records import Cell, Finding, JSONValue, Outcome, Run, Table
+from bfo_diag.probes.compile.sites import YOURS, Site
+from bfo_diag.records import Cell, Chart, Finding, JSONValue, Outcome, Place, Run, Series, Table
+
+_MOST_LINES = 8
 
 
 def tables(run: Run) -> Iterator[Table]:
@@ -21,6 +23,9 @@ def tables(run: Run) -> Iterator[Table]:
     for analysis in found:
         if analysis.builtin is None and analysis.calls:
             yield _target_table(analysis)
+    sites = [(analysis, site) for analysis in found for site in analysis.sites]
+    if sites:
+        yield _sites_table(sites)
 
 
 def _builtin_table(found: list[Analysis]) -> Table:
@@ -34,11 +39,15 @@ def _builtin_table(found: list[Analysis]) -> Table:
             (
                 analysis.name,
                 summary["applied"].lower() if analysis.calls else "not measured",
-                _graphs(summary),
-                str(summary["sites"]),
-                str(explain.get("graph_break_count", "raised")),
-                _share(summary["coverage"]),
-                f"{summary['recompiles']}" + ("" if summary["settled"] else " (not settled)"),
+                Cell(_graphs(summary), "", _lines(analysis, "graph")),
+                Cell(str(summary["sites"]), "", _lines(analysis, "break")),
+                Cell(str(explain.get("graph_break_count", "raised")), "", _lines(analysis, "explain")),
+                Cell(_share(summary["coverage"]), "", _lines(analysis, "coverage")),
+                Cell(
+                    f"{summary['recompiles']}" + ("" if summary["settled"] else " (not settled)"),
+                    "",
+                    _lines(analysis, "recompile"),
+                ),
                 "-" if full is None else "one graph" if full["ok"] else "fails",
                 "as it should" if wrong is None else Cell(wrong, "bad"),
             )
@@ -61,6 +70,57 @@ def _builtin_table(found: list[Analysis]) -> Table:
     )
 
 
+def _lines(analysis: Analysis, kind: str) -> tuple[int, ...]:
+    """Return the log lines behind a figure, the first ones of many."""
+    part = "calls" if kind in ("break", "graph", "recompile", "call", "compiled") else None
+    return tuple(number for number, _ in analysis.of(kind, part=part))[:_MOST_LINES]
+
+
+def _sites_table(found: list[tuple[Analysis, Site]]) -> Table:
+    """Return every place that breaks a graph, by file and line."""
+    several = len({analysis.name for analysis, _ in found}) > 1
+    rows: dict[tuple[str, int, int], tuple[str | Cell, ...]] = {}
+    for analysis, site in found:
+        place = site.place or site.inner or Place()
+        lines = tuple(number for number, _ in site.observations)[:_MOST_LINES]
+        case = (analysis.name,) if several else ()
+        where = f"{place.file or 'an unknown file'}:{place.line}"
+        row = (
+            *case,
+            where,
+            place.source or "",
+            f"{site.code} {site.type}",
+            site.owner,
+            Cell(str(site.events), "", lines),
+        )
+        rows[place.file or "", place.line or 0, len(rows)] = row
+    head = ("case",) if several else ()
+    return Table(
+        title="Places that break the graph",
+        columns=(*head, "place", "source", "why", "whose", "events"),
+        rows=tuple(rows[key] for key in sorted(rows)),
+    )
+
+
+def charts(run: Run) -> Iterator[Chart]:
+    """Yield what was compiled at each call of a target."""
+    for analysis in analyses(run):
+        if analysis.builtin is not None or not analysis.calls or not any(analysis.compiles):
+            continue
+        points = tuple(
+            (float(call["number"]), float(n)) for call, n in zip(analysis.calls, analysis.compiles, strict=True)
+        )
+        lines = tuple(number for number, _ in analysis.of("call", part="calls"))
+        yield Chart(
+            kind="lines",
+            title="Compiles at each call",
+            x_axis="call",
+            y_axis="compiles",
+            series=(Series("compiles", points, evidence=lines),),
+            caption="a step whose shapes and values have settled compiles nothing at its last calls",
+        )
+
+
 def _graphs(summary: dict[str, JSONValue]) -> str:
     graphs = summary["graphs"]
     return f"{graphs['forward']}/{graphs['backward']}/{graphs['inference']}"
@@ -78,8 +138,8 @@ def _target_table(analysis: Analysis) -> Table:
     owners = {"yours": sum(site.owner == YOURS for site in analysis.sites)}
     others = len(analysis.sites) - owners["yours"]
     if explain is None:
-        said = "not asked: the target compiles itself" if analysis.subject.get("compiles_itself") else "not measured"
-        explains = (said, said)
+        why = "not asked: the target compiles itself" if analysis.subject.get("compiles_itself") else "not measured"
+        explains = (why, why)
     elif "error" in explain:
         explains = (f"raised {explain['error']}",) * 2
     else:
@@ -88,29 +148,56 @@ def _target_table(analysis: Analysis) -> Table:
     rows: list[tuple[str | Cell, ...]] = [
         (
             "places that break the graph",
-            f"{summary['sites']} ({owners['yours']} yours, {others} of libraries), {_count(summary['events'], 'event')}"
-            if analysis.sites
-            else "none",
-            explains[0],
+            Cell(
+                f"{summary['sites']} ({owners['yours']} yours, {others} of libraries), "
+                f"{_count(summary['events'], 'event')}"
+                if analysis.sites
+                else "none",
+                "",
+                _lines(analysis, "break"),
+            ),
+            Cell(explains[0], "", _lines(analysis, "explain")),
         ),
-        ("graphs", f"{summary['captured_graphs']} (forward/backward/inference {_graphs(summary)})", explains[1]),
-        ("operations inside graphs", _coverage_text(coverage, summary["coverage"]), "-"),
+        (
+            "graphs",
+            Cell(
+                f"{summary['captured_graphs']} (forward/backward/inference {_graphs(summary)})",
+                "",
+                _lines(analysis, "graph"),
+            ),
+            Cell(explains[1], "", _lines(analysis, "explain")),
+        ),
+        (
+            "operations inside graphs",
+            Cell(_coverage_text(coverage, summary["coverage"]), "", _lines(analysis, "coverage")),
+            "-",
+        ),
         (
             "compiles at each call",
-            f"{' '.join(map(str, summary['compiles']))}; {summary['recompiles']} recompiles, "
-            + ("limit hit" if summary["limit_hit"] else "settled" if summary["settled"] else "not settled"),
+            Cell(
+                f"{' '.join(map(str, summary['compiles']))}; {summary['recompiles']} recompiles, "
+                + ("limit hit" if summary["limit_hit"] else "settled" if summary["settled"] else "not settled"),
+                "",
+                _lines(analysis, "call"),
+            ),
             "-",
         ),
         (
             "seconds to compile",
-            f"{seconds['total']:.1f} (dynamo {seconds['dynamo']:.1f}, aot {seconds['aot']:.1f}, inductor "
-            f"{seconds['inductor']:.1f}, backward {seconds['backward']:.1f})",
+            Cell(
+                f"{seconds['total']:.1f} (dynamo {seconds['dynamo']:.1f}, aot {seconds['aot']:.1f}, inductor "
+                f"{seconds['inductor']:.1f}, backward {seconds['backward']:.1f})",
+                "",
+                _lines(analysis, "compiled"),
+            ),
             "-",
         ),
     ]
     if full is not None:
         error = "" if full["error"] is None else f": {full['error']}"
-        rows.append(("fullgraph=True", "one graph" if full["ok"] else Cell(f"fails{error}", "bad"), "-"))
+        lines = _lines(analysis, "fullgraph")
+        said = Cell("one graph", "", lines) if full["ok"] else Cell(f"fails{error}", "bad", lines)
+        rows.append(("fullgraph=True", said, "-"))
     skips = max((call["cudagraph_skips"] for call in analysis.calls), default=0)
     if skips:
         rows.append(("CUDA graphs", f"not applied ({skips} skipped)", "-"))

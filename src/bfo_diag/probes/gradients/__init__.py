@@ -15,7 +15,7 @@ from bfo_diag.errors import DiagError
 from bfo_diag.probes import Probe, Progress, Request
 from bfo_diag.probes.gradients import judge as judging
 from bfo_diag.probes.gradients import matrix_judge
-from bfo_diag.records import Finding, Observation, Run, Table
+from bfo_diag.records import Cell, Chart, Finding, Observation, Run, Series, Table
 
 _LISTED = 40
 MODE_NAMES = ("dual", "smart", "config", "minimal", "as-is")
@@ -119,13 +119,30 @@ def tables(run: Run) -> Iterator[Table]:
         shape = "x".join(map(str, values.get("shape", ()))) or "scalar"
         held = {True: "yes", False: "no", None: "no optimizer seen"}[values.get("in_optimizer")]
         status = "gradient" if history.has_gradient else str(values.get("status", "?")).replace("_", " ")
-        rows.append((history.name, shape, status, norm, held))
+        lines = (history.lines[-1],)
+        rows.append((history.name, shape, Cell(status, evidence=lines), Cell(norm, evidence=lines), held))
     yield Table(
         title="Parameters",
         columns=("parameter", "shape", "gradient", "norm", "in optimizer"),
         rows=tuple(rows),
         caption=f"and {len(ordered) - _LISTED} more in the log" if len(ordered) > _LISTED else "",
     )
+
+
+def charts(run: Run) -> Iterator[Chart]:
+    """Yield the loss curves: of each workload of a matrix, or of a step."""
+    yield from matrix_judge.charts(run)
+    losses = [
+        (number, float(number_of), float(observation.values["loss"]))
+        for number, observation in run.of_kind("step")
+        if observation.values.get("loss") is not None
+        and observation.place is not None
+        and (number_of := observation.place.step) is not None
+    ]
+    if len(losses) > 1:
+        points = tuple((step, loss) for _, step, loss in losses)
+        series = Series("loss", points, evidence=tuple(number for number, _, _ in losses))
+        yield Chart(kind="lines", title="Loss of the step", x_axis="step", y_axis="loss", series=(series,))
 
 
 def verdict(run: Run, findings: tuple[Finding, ...]) -> str:
@@ -174,6 +191,7 @@ PROBE = Probe(
     tables=tables,
     verdict=verdict,
     measured=_measured,
+    charts=charts,
     # What torch.compile captured runs out of the trace's sight: the analysis runs it eagerly.
     environment={"TORCHDYNAMO_DISABLE": "1"},
 )

@@ -172,6 +172,7 @@ def _cell(
     changed: set[str] = set()
     began = time.perf_counter()
     loss_first = _measure(work.loss)
+    curve: list[tuple[int, float | None]] = [(0, loss_first)]
     made = attempt(lambda: make(list(arrangement.parameters.values())))
     result: Attempt[Any] = made
     steps = 0
@@ -191,6 +192,7 @@ def _cell(
                 )
             except BudgetSpent:
                 spent = True
+            curve.append((counted.calls, _measure(work.loss)))
             changed.update(_State.of(work.parameters).changed(before, grads=mode != "as-is"))
             if "grad_mode" in changed:
                 torch.set_grad_enabled(True)
@@ -213,6 +215,7 @@ def _cell(
             "finding": finding,
             "loss_first": loss_first,
             "loss_last": loss_last,
+            "losses": curve,
             "evaluations": counted.calls,
             "steps": steps,
             "budget_spent": spent,

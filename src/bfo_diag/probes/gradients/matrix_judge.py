@@ -7,16 +7,17 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from bfo_diag.findings import catalogue
-from bfo_diag.records import Cell, Finding, JSONValue, Observation, Run, Severity, Table
+from bfo_diag.records import Cell, Chart, Finding, JSONValue, Observation, Run, Series, Severity, Table
 
 _WORST = ("trained", "refused", "failed")
+_PLAIN = "all-grad"
 
 
 def modes(run: Run) -> dict[str, dict[str, dict[str, JSONValue]]]:
     """Return mode -> scenario -> what came of it: the worst of the workloads, with each of them below it."""
     cells: dict[str, dict[str, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
-    for _, observation in run.of_kind("cell"):
-        values = dict(observation.values)
+    for number, observation in run.of_kind("cell"):
+        values = {**observation.values, "line": number}
         cells[values["mode"]][values["scenario"]].append(values)
     return {
         mode: {scenario: _merged(workloads) for scenario, workloads in scenarios.items()}
@@ -29,7 +30,7 @@ def _merged(workloads: list[dict[str, Any]]) -> dict[str, JSONValue]:
     return {
         **_shown(worst),
         "state_restored": not any(values["state_changed"] for values in workloads),
-        "workloads": {values["workload"]: _shown(values) for values in workloads},
+        "workloads": {values["workload"]: {**_shown(values), "line": values["line"]} for values in workloads},
     }
 
 
@@ -146,6 +147,24 @@ def _cell(cell: dict[str, Any], workload: str) -> str | Cell:
             else f"{values['status']}: {_short(values['finding'])}"
         )
     text = text if values["state_restored"] else text + " state changed"
-    if values["status"] == "trained":
-        return text
-    return Cell(text, "muted" if as_expected(values) else "bad")
+    tone = "" if values["status"] == "trained" else "muted" if as_expected(values) else "bad"
+    return Cell(text, tone, (values["line"],))
+
+
+def charts(run: Run) -> Iterator[Chart]:
+    """Yield the loss curves of each workload, where nothing is in a gradient's way."""
+    curves: dict[str, list[Series]] = defaultdict(list)
+    for number, observation in run.of_kind("cell"):
+        values = observation.values
+        points = tuple((float(x), float(y)) for x, y in values.get("losses", ()) if y is not None)
+        if values["scenario"] == _PLAIN and len(points) > 1:
+            curves[values["workload"]].append(Series(values["mode"], points, evidence=(number,)))
+    for workload, series in curves.items():
+        yield Chart(
+            kind="lines",
+            title=f"Loss on {workload}, by gradient mode (scenario {_PLAIN})",
+            x_axis="evaluations of the closure",
+            y_axis="loss",
+            series=tuple(series),
+            caption="one point before the first step and one after each",
+        )

@@ -1,0 +1,99 @@
+"""What the commands that are no probes share: the workspace option, RUN and FILE as words, and errors as exit codes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bfo_diag.errors import DiagError, ExitCode
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from bfo_diag.records import JSONValue, Table
+    from bfo_diag.workspace import Workspace
+
+WorkspaceOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder of logs/ and review_packages/.", show_default="$BFO_DIAG_WORKSPACE, else the current folder"
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, and nothing else.")]
+
+
+@contextmanager
+def errors_told() -> Iterator[Console]:
+    """Yield the console of stderr; an error of ours is shown there, and ends the command with its exit code."""
+    from bfo_diag.render import console
+
+    err = console.console(stderr=True)
+    try:
+        yield err
+    except DiagError as error:
+        console.show_error(error, err)
+        raise typer.Exit(int(error.exit_code)) from error
+    except KeyboardInterrupt:
+        err.print("interrupted; nothing was left half-written")
+        raise typer.Exit(int(ExitCode.INTERRUPTED)) from None
+
+
+def output(*, json: bool) -> Console:
+    """Return where to show things: stdout, or stderr where stdout is for one JSON document."""
+    from bfo_diag.render import console
+
+    return console.console(stderr=json)
+
+
+def print_document(document: JSONValue) -> None:
+    """Print the one document of --json."""
+    from bfo_diag.records import dumps
+
+    sys.stdout.write(dumps(document) + "\n")
+
+
+def show_table(table: Table, out: Console) -> None:
+    """Print one table."""
+    from bfo_diag.records import Report
+    from bfo_diag.render import console
+
+    console.show_tables(Report("", True, (table,), ()), out)
+
+
+def run_folder(text: str, workspace: Workspace) -> Path:
+    """Return the folder of RUN: a path, or a run id (or the beginning of one) of the workspace.
+
+    Raises:
+        DiagError: there is none, or the beginning fits several.
+    """
+    from bfo_diag import store
+
+    given = Path(text)
+    if (given / store.RUN_FILE).is_file():
+        return given
+    runs = store.runs(workspace)
+    exact = [run for run in runs if run.name == text]
+    near = exact or [run for run in runs if run.name.startswith(text)]
+    if len(near) == 1:
+        return near[0]
+    if near:
+        raise DiagError(f"{text} begins several runs: {', '.join(run.name for run in near)}", mend="write more of it")
+    newest = ", ".join(run.name for run in runs[-3:])
+    mend = f"the newest there are {newest}" if runs else "run bfo-diag gradients, compile or bench first"
+    raise DiagError(f"there is no run {text} in {workspace.logs}", mend=mend)
+
+
+def size(count: int) -> str:
+    """Return a number of bytes in the unit that suits it."""
+    if count < 1024:
+        return f"{count} B"
+    for unit in ("KiB", "MiB"):
+        count_now = count / 1024 if unit == "KiB" else count / 2**20
+        if count_now < 1024:
+            return f"{count_now:.1f} {unit}"
+    return f"{count / 2**30:.2f} GiB"

@@ -1,0 +1,50 @@
+"""Compare two packages, unpacked packages or runs, finding by finding, without running anything."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bfo_diag.cli.common import JsonOption, WorkspaceOption, errors_told, output, print_document, run_folder
+
+NAME = "diff"
+
+
+def command(
+    before: Annotated[str, typer.Argument(metavar="A", help="A package, an unpacked one, or a run.")],
+    after: Annotated[str, typer.Argument(metavar="B", help="What to compare with it.")],
+    *,
+    json: JsonOption = False,
+    workspace: WorkspaceOption = None,
+) -> None:
+    """Compare two packages or runs, finding by finding; exit 0 when they find the same, else 1."""
+    from bfo_diag import difference, replay
+    from bfo_diag.errors import DiagError, ExitCode
+    from bfo_diag.recorded import Recorded
+    from bfo_diag.render import console
+    from bfo_diag.workspace import Workspace
+
+    out = output(json=json)
+    with errors_told(), ExitStack() as stack:
+
+        def opened(text: str) -> list[Recorded]:
+            path = Path(text)
+            return stack.enter_context(
+                replay.opened(path if path.exists() else run_folder(text, Workspace.find(workspace)))
+            )[0]
+
+        pairs, alone = difference.pairs(opened(before), opened(after))
+        if not pairs:
+            raise DiagError(f"{before} and {after} have no run of the same probe and target", mend="; ".join(alone))
+        found = [difference.between(old, new) for old, new in pairs]
+        report = difference.as_report(found)
+        if json:
+            print_document({**difference.document(found), "alone": alone})
+        else:
+            console.show(report, out)
+            for said in alone:
+                out.print(f"not compared: {said}", soft_wrap=True)
+        raise typer.Exit(int(ExitCode.CLEAN if report.clean else ExitCode.FINDING))

@@ -1,0 +1,143 @@
+"""Examine TARGET in every way (gradients, compile, a short bench), and pack it all for an expert.
+
+One probe's failure does not stop the others: it is in the package. Without TARGET the built-in cases are reviewed.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bfo_diag.cli.common import JsonOption, WorkspaceOption, errors_told, output, print_document
+from bfo_diag.errors import ExitCode
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from bfo_diag.probes import Probe
+    from bfo_diag.recorded import Recorded
+    from bfo_diag.workspace import Workspace
+
+NAME = "review"
+_PROBES = ("gradients", "compile", "bench")
+_WORST = (ExitCode.DEFECT, ExitCode.TARGET_RAISED, ExitCode.USAGE, ExitCode.NOTHING_MEASURED, ExitCode.FINDING)
+
+
+def command(
+    target: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="TARGET", help="As for each probe: file.py:name or package.module:name.", show_default=False
+        ),
+    ] = None,
+    *,
+    input: Annotated[
+        list[str] | None,
+        typer.Option("--input", metavar="DTYPE[SHAPE]", help="Random input of an nn.Module.", show_default=False),
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N; for modules and the built-in cases.")] = "cpu",
+    seed: Annotated[int, typer.Option(help="Seed of torch's random numbers in the target's processes.")] = 0,
+    timeout: Annotated[
+        float | None, typer.Option(min=0.1, help="Seconds that each probe may take.", show_default="none")
+    ] = None,
+    question: Annotated[
+        list[str] | None, typer.Option(help="What you ask the expert; several times for several.", show_default=False)
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the package.", show_default="the time, and what ran")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder for the package.", show_default="review_packages/")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite a package of this name.")] = False,
+    fail_on: Annotated[
+        str,
+        typer.Option(help="finding: exit with 1 where a probe by itself would; none: only where one could not run."),
+    ] = "finding",
+    json: JsonOption = False,
+    workspace: WorkspaceOption = None,
+) -> None:
+    """Examine it in every way, and pack the evidence: the verdict, a page and a tarball."""
+    from bfo_diag import bundle, recorded, targets
+    from bfo_diag.errors import DiagError
+    from bfo_diag.render.console import show_written
+    from bfo_diag.workspace import Workspace, make_folder, write_whole
+
+    shown = output(json=json)
+    with errors_told() as err:
+        if fail_on not in ("finding", "none"):
+            raise DiagError(f"--fail-on {fail_on!r} is not known", mend="choose finding or none")
+        if target is not None:
+            targets.check(target)
+        elif input:
+            raise DiagError("--input goes with an nn.Module as TARGET", mend="name the module: file.py:Name")
+        checked = None if name is None else bundle.checked_name(name)
+        place = Workspace.find(workspace)
+        make_folder(out or place.packages)
+        common = {"target": target, "inputs": tuple(input or ()), "device": device, "seed": seed, "timeout": timeout}
+        folders: list[Path] = []
+        codes: list[ExitCode] = []
+        for probe_name in _PROBES:
+            folder, code = _run(probe_name, common, place, err)
+            folders.append(folder)
+            codes.append(code)
+            shown.print(_line(recorded.read(folder)), soft_wrap=True)
+            shown.file.flush()  # who reads a pipe or a file sees how far it is
+            if code is ExitCode.INTERRUPTED:
+                raise typer.Exit(int(code))
+        wanted = bundle.Wanted(tuple(folders), checked, tuple(question or ()))
+        package, manifest, staged = bundle.build(wanted, out or place.packages, force=force)
+        page = package.with_name(f"{staged.name}.html")
+        write_whole(page, staged.page_text)
+        if json:
+            print_document(
+                {
+                    **bundle.document([recorded.read(folder) for folder in folders]),
+                    "package": str(package),
+                    "page": str(page),
+                    "content_id": manifest.content_id,
+                }
+            )
+        for warning in staged.warnings:
+            shown.print(f"mind: {warning}", soft_wrap=True)
+        shown.print()
+        shown.print("Read it: the page is what the package's receiver sees. Send the package.")
+        show_written(page, shown)
+        show_written(package, shown)
+        worst = next((code for code in _WORST if code in codes), ExitCode.CLEAN)
+        raise typer.Exit(int(ExitCode.CLEAN if worst is ExitCode.FINDING and fail_on == "none" else worst))
+
+
+def _run(name: str, common: dict[str, Any], place: Workspace, err: Console) -> tuple[Path, ExitCode]:
+    """Run one probe as its own command would, with its short options, and return its folder and exit code."""
+    from bfo_diag import report, runner
+    from bfo_diag.cli.progress import watching
+    from bfo_diag.probes import load_all
+
+    probe = load_all()[name]
+    job = runner.Job(probe=probe, **common, options=_options(probe, common["target"]), argv=tuple(sys.argv))
+    with watching(err, name) as progress:
+        folder, run = runner.run(job, place, progress=progress)
+    refused = runner.refusal(run)
+    if refused is not None:
+        return folder, refused.exit_code
+    gates = tuple(part for part in probe.fail_on.split(",") if part)
+    return folder, report.exit_code(run, probe, report.findings(run, probe), fail_on=gates)
+
+
+def _options(probe: Probe, target: str | None) -> dict[str, Any]:
+    """Return the defaults of the probe's own options, with what makes it short."""
+    import inspect
+
+    parameters = list(inspect.signature(probe.capture, eval_str=True).parameters.values())[1:]
+    defaults = {parameter.name: parameter.default for parameter in parameters}
+    return {**defaults, **probe.short, **({} if target is None else probe.short_of_target)}
+
+
+def _line(one: Recorded) -> str:
+    from bfo_diag.render.text import clean
+
+    return f"{one.probe.name}: {clean(one.probe.verdict(one.run, one.findings))}"
