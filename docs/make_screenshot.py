@@ -1,38 +1,41 @@
-"""Draw docs/images/gradients.svg from a real run, as the README shows it.
+"""Take docs/images/report.png from a real review, as the README shows it; needs the test extra and Debian's chromium.
 
 python docs/make_screenshot.py
 """
 
 from __future__ import annotations
 
-import io
+import os
+import shutil
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
-from rich.console import Console
-from rich.text import Text
+from playwright.sync_api import sync_playwright
 
-from bfo_diag import report, runner
-from bfo_diag.probes import load_all
-from bfo_diag.render import console as rendering
-from bfo_diag.workspace import Workspace
-
-TARGET = "examples/lost_gradient.py:train_step"
-IMAGE = Path(__file__).parent / "images" / "gradients.svg"
+TARGET = "lost_gradient.py:train_step"
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+IMAGE = Path(__file__).parent / "images" / "report.png"
+SIZE = {"width": 1080, "height": 860}
 
 
 def main() -> None:
-    """Run the example and export what the terminal shows."""
-    probe = load_all()["gradients"]
-    out = Console(record=True, width=110, file=io.StringIO(), force_terminal=True, highlight=False, markup=False)
-    with tempfile.TemporaryDirectory() as folder:
-        options = {"mode": "all", "scenario": "all", "steps": 3, "evaluations": 200}
-        _, run = runner.run(runner.Job(probe=probe, target=TARGET, options=options), Workspace.find(Path(folder)))
-    found = report.findings(run, probe)
-    out.print(Text(f"$ bfo-diag gradients {TARGET}", style="bold"))
-    rendering.show(report.build(run, probe, found), out)
-    svg = out.export_svg(title="bfo-diag gradients")
-    IMAGE.write_text(svg.replace(str(Path.cwd()) + "/", "").replace(str(Path.cwd()), ""), "utf-8")
+    """Review the example and photograph the top of its page."""
+    with tempfile.TemporaryDirectory(dir="/tmp", prefix="project-") as folder:
+        shutil.copytree(EXAMPLES, folder, dirs_exist_ok=True)
+        command = [sys.executable, "-m", "bfo_diag", "review", TARGET, "--name=shown", f"--workspace={folder}"]
+        subprocess.run(command, cwd=folder, check=False, env={**os.environ, "PYTHONSAFEPATH": "1"})
+        page = Path(folder, "review_packages", "shown.html")
+        text = page.read_text("utf-8")
+        page.write_text(text.replace(folder, "/project"), "utf-8")
+        with sync_playwright() as playwright:
+            arguments = ["--no-sandbox", "--disable-gpu"]
+            browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=arguments)
+            shown = browser.new_page(viewport=SIZE, color_scheme="light")
+            shown.goto(page.as_uri())
+            shown.screenshot(path=IMAGE)
+            browser.close()
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from bfo_diag.archive.text import TextCheck
 from bfo_diag.errors import RecordError, WorkspaceError
 
 PIECE = 64 << 10
+_FILLING = 64 << 10  # empty bytes with which other tools fill the last record of an archive
 CACHES = frozenset({"__pycache__", ".pytest_cache"})
 _EXTRAS = 1000  # files beyond the manifest that are named
 
@@ -95,11 +96,8 @@ class _Stream:
             chunk = self._file.read(PIECE)
         except OSError as error:
             raise PackageError(f"it can't be read: {error.strerror or error}") from error
-        if self._taken == 0:
-            if chunk[:3] != b"\x1f\x8b\x08"[: len(chunk)] or not chunk:
-                raise PackageError("it is no gzip file")
-            if chunk[3:4] not in (b"", b"\0"):
-                raise PackageError("the gzip header holds a file name, a comment or an extra field")
+        if self._taken == 0 and (chunk[:3] != b"\x1f\x8b\x08"[: len(chunk)] or not chunk):
+            raise PackageError("it is no gzip file")
         return chunk
 
     def _fill(self) -> bool:
@@ -145,8 +143,12 @@ class _Stream:
         """Check that the archive and the file end here, after one empty block was read."""
         if any(self.exactly(BLOCK)):
             raise PackageError("the archive does not end with two empty blocks")
-        if self._held or self._fill():
-            raise PackageError("there is something after the end of the archive")
+        filling = 0
+        while self._held or self._fill():
+            filling += len(self._held)
+            if filling > _FILLING or any(self._held):
+                raise PackageError("there is something after the end of the archive")
+            self._held = memoryview(b"")
         rest = self._inflate.unused_data or self._read()
         if rest.startswith(b"\x1f\x8b"):
             raise PackageError("there is a second gzip member")
@@ -189,15 +191,14 @@ class _Reading:
         self.manifest = self.first(stream)
         prefix = f"{self.manifest.name}/"
         listed = {prefix + file.path: file for file in self.manifest.files}
-        before, total = "", 0
+        total = 0
         while any(block := stream.exactly(BLOCK)):
             name, size = parse_header(block)
             if name not in listed:
                 raise PackageError(f"the member {visible(name)} is not in the manifest")
-            if name <= before:
-                twice = listed[name].path in self.entries
-                raise PackageError(f"the member {visible(name)} stands {'there twice' if twice else 'out of order'}")
-            before, total = name, total + size
+            if listed[name].path in self.entries:
+                raise PackageError(f"the member {visible(name)} stands there twice")
+            total += size
             if size > self._limits.file_bytes or total > self._limits.total_bytes:
                 raise PackageError(f"the member {visible(name)} is larger than the manifest and the limits allow")
             self.entries[listed[name].path] = self._member(stream, listed[name], size)

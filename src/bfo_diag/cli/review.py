@@ -134,7 +134,7 @@ def _options(probe: Probe, target: str | None) -> dict[str, Any]:
 
     parameters = list(inspect.signature(probe.capture, eval_str=True).parameters.values())[1:]
     defaults = {parameter.name: parameter.default for parameter in parameters}
-    return {**defaults, **probe.short, **({} if target is None else probe.short_of_target)}
+    return {**defaults, **probe.short, **(probe.short_of_builtins if target is None else probe.short_of_target)}
 
 
 def _line(one: Recorded) -> str:

@@ -88,6 +88,8 @@ class Probe:
     """The figures of a page."""
     short: Mapping[str, JSONValue] = field(default_factory=dict)
     """Options with which `bfo-diag review` runs it, in place of their defaults."""
+    short_of_builtins: Mapping[str, JSONValue] = field(default_factory=dict)
+    """Further ones, without a TARGET."""
     short_of_target: Mapping[str, JSONValue] = field(default_factory=dict)
     """Further ones, where a TARGET is named."""
     parts: Mapping[str, Callable[..., Iterator[Observation | Progress]]] = field(default_factory=dict)

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
+from bfo_diag.errors import DiagError
 from bfo_diag.probes import PartResult, Probe, Progress, Request, later
 from bfo_diag.probes.bench.arms import AS_IT_IS, EAGER, MODES, REFERENCE, chosen
 from bfo_diag.records import JSONValue, Observation
@@ -42,21 +43,40 @@ def capture(
     ] = None,
     folds: Annotated[int, typer.Option(min=1, help="Trainings of so many steps one after the other (K folds).")] = 1,
     trials: Annotated[int, typer.Option(min=1, help="Repetitions of all that (trials of a search).")] = 1,
+    cases: Annotated[
+        str, typer.Option(help=f"Built-in cases, without a TARGET: {', '.join(BUILTINS)}; several with commas, or all.")
+    ] = "all",
 ) -> Iterator[Observation | Progress]:
     """Find out whether compiling pays."""
     arms = chosen(modes)
+    builtins = _builtins(cases)
     if request.text is not None:
+        if builtins != BUILTINS:
+            raise DiagError("--cases names built-in cases, and a TARGET is none", mend="leave one of the two out")
         yield from _Bench(request, arms, processes, cold, seconds).run()
         return
     from bfo_diag.targets import builtin_record
 
     yield Observation("case", builtin_record(request.device, request.seed).to_json())
-    for index, name in enumerate(BUILTINS):
-        yield Progress(index, len(BUILTINS), name)
+    for index, name in enumerate(builtins):
+        yield Progress(index, len(builtins), name)
         bench = _Bench(request, arms, processes, cold, seconds, case=name, target=f"bfo_diag.cases.compiled:{name}")
         yield from bench.run()
         if bench.over:
             return
+
+
+def _builtins(text: str) -> tuple[str, ...]:
+    """Return the built-in cases that --cases names.
+
+    Raises:
+        DiagError: a name that is not known.
+    """
+    names = BUILTINS if text == "all" else tuple(dict.fromkeys(part.strip() for part in text.split(",")))
+    wrong = [name for name in names if name not in BUILTINS]
+    if wrong:
+        raise DiagError(f"--cases {', '.join(wrong)} is not known", mend=f"choose from {', '.join(BUILTINS)}, or all")
+    return names
 
 
 @dataclass
@@ -226,4 +246,5 @@ PROBE = Probe(
     needs_processes=True,
     defaults={"device": "auto"},
     short={"processes": 3, "seconds": 1.0},
+    short_of_builtins={"cases": "bfo_generation,char_transformer_train_step"},
 )
