@@ -1,4 +1,5 @@
-"""Unpack a built wheel beside the installed dependencies, and see that it is whole without the checkout.
+"""Unpack a built wheel beside the installed dependencies, and see that it is whole without the checkout: what the
+checkout packs, the wheel verifies and replays.
 
 python tests/check_wheel.py dist/NAME.whl
 """
@@ -23,6 +24,18 @@ assert "gradients" in load_all()
 """
 
 
+def replay(folder: Path, env: dict[str, str]) -> None:
+    """Pack a run with the checkout, and verify and replay it with the wheel."""
+    tool = [sys.executable, "-m", "bfo_diag"]
+    here = {**os.environ, "BFO_DIAG_WORKSPACE": str(folder / "workspace")}
+    target = Path(__file__).parents[1] / "examples" / "lost_gradient.py"
+    subprocess.run([*tool, "gradients", f"{target}:train_step", "--fail-on", "none"], check=True, env=here)
+    subprocess.run([*tool, "package", "--name", "evidence"], check=True, env=here)
+    package = str(folder / "workspace" / "review_packages" / "evidence.tar.gz")
+    subprocess.run([*tool, "verify", package], check=True, env=env, cwd=folder)
+    subprocess.run([*tool, "replay", package, "--yes"], check=True, env=env, cwd=folder)
+
+
 def main() -> None:
     """Exit with an error where something is missing."""
     with zipfile.ZipFile(sys.argv[1]) as wheel, tempfile.TemporaryDirectory() as folder:
@@ -33,6 +46,7 @@ def main() -> None:
         wheel.extractall(folder)
         env = {**os.environ, "PYTHONPATH": folder}
         subprocess.run([sys.executable, "-c", SAYS, folder], check=True, env=env, cwd=folder)
+        replay(Path(folder), env)
     print(f"{Path(sys.argv[1]).name}: whole")
 
 

@@ -63,7 +63,7 @@ def loads(text: str | bytes) -> JSONValue:
 
     try:
         return decode(json.loads(text, parse_constant=refuse))
-    except (ValueError, RecursionError) as error:
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise RecordError(f"not JSON: {error}") from error
 
 

@@ -76,6 +76,8 @@ def test_a_header_survives_json():
         ('{"x": -Infinity}', "-Infinity"),
         ("{", "not JSON"),
         ("[" * 100_000, "not JSON"),
+        ('{"$float": []}', "not JSON"),
+        ('{"$float": ' + "9" * 400 + "}", "not JSON"),
     ],
 )
 def test_what_is_not_strict_json_is_refused(text, said):

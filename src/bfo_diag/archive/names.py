@@ -1,6 +1,6 @@
 """What a member of a package may be called, and its USTAR header, byte for byte.
 
-The reader accepts the very header that the writer writes and no other, so that nothing can hide in one.
+The reader takes a header that holds a plain file's name and size; mode, owner and time say nothing to it.
 """
 
 from __future__ import annotations

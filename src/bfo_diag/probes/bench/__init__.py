@@ -246,5 +246,5 @@ PROBE = Probe(
     needs_processes=True,
     defaults={"device": "auto"},
     short={"processes": 3, "seconds": 1.0},
-    short_of_builtins={"cases": "bfo_generation,char_transformer_train_step"},
+    short_of_builtins={"cases": "char_transformer_train_step"},
 )
