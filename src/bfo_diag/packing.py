@@ -40,6 +40,7 @@ class Packing:
     left_out: list[dict[str, JSONValue]] = field(default_factory=list)
     changed: list[str] = field(default_factory=list)
     """Source files that were edited between the packed runs; the last version is packed."""
+    _sources: dict[str, bytes] = field(default_factory=dict)
 
     def run(self, folder: Path) -> Path:
         """Copy a run's record and its raw texts, and return where they are now."""
@@ -73,10 +74,14 @@ class Packing:
             self.truncated.append({"path": path_now, "bytes": size, "cap": self.cap})
 
     def _source(self, path: Path, name: str) -> None:
-        text = self.redactor.text(_source_text(path.read_bytes()))
+        content = path.read_bytes()
+        if self._sources.get(name) == content:
+            return
+        text = self.redactor.text(_source_text(content))
         target = self.folder / "src" / self.redactor.path(name)
-        if target.exists() and target.read_text("utf-8") != text:
+        if name in self._sources:
             self.changed.append(f"src/{self.redactor.path(name)}")
+        self._sources[name] = content
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(text.encode("utf-8", "replace"))
 

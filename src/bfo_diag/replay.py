@@ -61,7 +61,8 @@ def _command(one: Recorded) -> Command:
     if target is None and header.case.target is not None:
         return Command(one, (), why_not="the source of its target is not in the package")
     words = tuple(commands.arguments(header, one.probe, target=target, elsewhere=True))
-    recorded_flags = header.environment.get("flags") or {}
+    recorded_flags = header.environment.get("flags")
+    recorded_flags = recorded_flags if isinstance(recorded_flags, dict) else {}
     flags = tuple(
         (name, value)
         for name in _FLAGS

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from bfo_diag.commands import command_line
 from bfo_diag.errors import ExitCode
@@ -109,6 +110,7 @@ def document(run: Run, probe: Probe, found: tuple[Finding, ...]) -> dict[str, JS
 def section(run: Run, probe: Probe, found: tuple[Finding, ...], *, source: SourceText, log_file: str) -> Section:
     """Return a run as a page shows it: its report, the log lines that prove it, and the source around its findings."""
     shown = build(run, probe, found)
+    shown = replace(shown, tables=(*shown.tables, *probe.details(run)))
     header = run.header
     excerpts = {}
     for finding in found:

@@ -17,6 +17,8 @@ from bfo_diag.records import Observation, Run
 FOLDER = "src"
 """The copies are in `raw/src`, below it as they were below the folder from which they were imported."""
 _LARGEST = 4 * 2**20
+_GENERATED = "torch."
+"""Code that Inductor writes into its cache is imported under torch's own name."""
 _OF_THE_TOOL = ("bfo_diag.cases", "pytorch_bfo_optimizer")
 
 
@@ -51,7 +53,7 @@ def loaded(target: str | None) -> Iterator[tuple[Path, str]]:
         yield of_target, of_target.relative_to(import_root(of_target)[0]).as_posix()
     for name, module in sorted(sys.modules.items()):
         file = getattr(module, "__file__", None)
-        if not isinstance(file, str) or not file.endswith(".py"):
+        if not isinstance(file, str) or not file.endswith(".py") or name.startswith(_GENERATED):
             continue
         examined = of_the_tool if name.startswith(_OF_THE_TOOL) else frames.owner_of_file(file) is frames.Owner.USER
         if examined:

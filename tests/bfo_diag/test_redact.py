@@ -12,8 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bfo_diag import redact
-from bfo_diag.redact import Identity, Redactor
+from bfo_diag.redact import Identity, Redactor, windows
 
 ALICE = Identity(
     users=("alice", "jürgen"),
@@ -145,6 +144,13 @@ PLANTED = [
     ("NCCL INFO Using 10.9.8.7<29500>", "10.9.8.7"),
     (r"c:\users\carol\x", "carol"),
     ("HOME=/x\0DB_PASSWORD=swordfish\0A=b", "swordfish"),
+    ("# alice.w@corp.example wrote this", "alice.w"),
+    ("2026-11-21 12:00:00 INFO mail from alice.w@corp.example: done", "corp.example"),
+    (json.dumps({"by": "Alice W, alice.w@corp.example, and others"}), "corp.example"),
+    (json.dumps({"by": ["alice.w@corp.example"]}), "corp.example"),
+    (r"by bob.b\u0040corp.example, again", "bob.b"),
+    ("to=bob.b%40corp.example&n=3", "bob.b"),
+    ("BOB.B@CORP.EXAMPLE", "BOB.B"),
 ]
 
 SURVIVES = [
@@ -166,6 +172,12 @@ SURVIVES = [
     "inputs@model.weight.t()",
     "scores = q@k.to(device)",
     "@app.command()\ndef f(): ...",
+    "scores = q@k.to (device)",
+    "y = inputs@weight.to('cpu')",
+    "y = inputs@proj.one(x) + inputs@heads.network[0]",
+    "y = x@net.media\nz = x@layers.world, x@self.group",
+    "y = inputs@block.team.weight",
+    "y = a@b.test",
     "token=5",
     "num_tokens: 128",
     'pad_token="<pad>"',
@@ -283,6 +295,25 @@ def test_a_value_that_ends_with_a_backslash_ends_at_its_quote():
     assert redacted(json.dumps(text)) == json.dumps(hidden)
 
 
+ENDS = """
+    example test invalid localhost uk gov mil xyz page blog shop store life world group team work solutions digital
+    network media one in to gg fm ly im is berlin london nyc swiss
+"""
+
+
+@pytest.mark.parametrize("end", ENDS.split())
+def test_an_address_at_any_usual_or_reserved_end_is_hidden(end):
+    address = f"alice.w@corp.{end}"
+    for text in ("# by {} for us\n", "INFO mail={}: done", '{{"by": "Alice W <{}>, and others"}}', "{}.", "({})"):
+        hidden = Redactor(Identity()).text(text.format(address))
+        assert hidden == text.format("REDACTED_email_1")
+
+
+def test_an_address_in_a_comment_is_hidden_and_a_product_in_its_source_stays():
+    source = "import torch\n\n\ndef step(x, block):  # ask alice.w@corp.example\n    return x@block.one, x@block.to\n"
+    assert Redactor(Identity()).text(source) == source.replace("alice.w@corp.example", "REDACTED_email_1")
+
+
 def test_counts_are_by_kind():
     redactor = Redactor(ALICE)
     redactor.text("/home/alice/x /home/alice/y a.b@example.com password=hunter2")
@@ -351,7 +382,7 @@ PIECES = st.lists(
 @given(PIECES.map(b"".join), st.lists(st.integers(0, 3000), max_size=6), st.sampled_from([300, 4000]))
 def test_stream_equals_text_whatever_the_chunks(data, cuts, block):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(redact, "BLOCK", block)
+        patch.setattr(windows, "BLOCK", block)
         if data[:2] in {b"\xff\xfe", b"\xfe\xff"}:
             data = b" " + data
         text = data.decode("utf-8", "replace")
@@ -371,8 +402,8 @@ def test_a_second_pass_changes_nothing_in_lines_of_any_kind(data):
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("secret", [GITHUB, "/home/carol/x", "password: hunter2", "a.b@example.com", PEM])
 def test_a_secret_on_the_border_of_two_blocks_is_hidden_once(monkeypatch, secret):
-    monkeypatch.setattr(redact, "BLOCK", 1000)
-    monkeypatch.setattr(redact, "MARGIN", 2000)
+    monkeypatch.setattr(windows, "BLOCK", 1000)
+    monkeypatch.setattr(windows, "MARGIN", 2000)
     for before in range(1000 - min(len(secret), 60) - 3, 1004, 3):
         filler = ("x" * 49 + "\n") * 60
         text = filler[-before:] + "\n" + secret + "\n" + filler

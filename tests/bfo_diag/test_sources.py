@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import sys
+import warnings
 
 import pytest
+import torch
 
 from bfo_diag import sources, targets
 from bfo_diag.cases import rosenbrock
@@ -70,6 +72,19 @@ def test_a_target_that_fails_at_its_import_is_kept_too(tmp_path, fresh_imports):
 def test_a_file_of_a_package_is_named_from_the_folder_of_its_import(project):
     root, names = sources.import_root(project / "parts_of_it" / "losses.py")
     assert (root, names) == (project, ["parts_of_it", "losses"])
+
+
+@pytest.mark.compile
+def test_code_that_inductor_wrote_is_nobodys_source(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    torch.compiler.reset()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch's own imports
+        torch.compile(lambda x: x.sin() + 1)(torch.ones(3))
+    torch.compiler.reset()
+    written = [module for module in sys.modules.values() if str(tmp_path) in (getattr(module, "__file__", None) or "")]
+    assert written
+    assert not any(file.is_relative_to(tmp_path) for file, _ in sources.loaded("train.py:step"))
 
 
 def test_the_tools_own_cases_are_examined_only_where_they_are_the_target():

@@ -81,7 +81,7 @@ def command(
         folders: list[Path] = []
         codes: list[ExitCode] = []
         for probe_name in _PROBES:
-            folder, code = _run(probe_name, common, place, err)
+            folder, code = _run(probe_name, common, place, err, alone=not folders)
             folders.append(folder)
             codes.append(code)
             shown.print(_line(recorded.read(folder)), soft_wrap=True)
@@ -111,8 +111,12 @@ def command(
         raise typer.Exit(int(ExitCode.CLEAN if worst is ExitCode.FINDING and fail_on == "none" else worst))
 
 
-def _run(name: str, common: dict[str, Any], place: Workspace, err: Console) -> tuple[Path, ExitCode]:
-    """Run one probe as its own command would, with its short options, and return its folder and exit code."""
+def _run(name: str, common: dict[str, Any], place: Workspace, err: Console, *, alone: bool) -> tuple[Path, ExitCode]:
+    """Run one probe as its own command would, with its short options, and return its folder and exit code.
+
+    Raises:
+        DiagError: the first probe (`alone`) was refused: a target that can't be loaded is the same to all.
+    """
     from bfo_diag import report, runner
     from bfo_diag.cli.progress import watching
     from bfo_diag.probes import load_all
@@ -122,6 +126,8 @@ def _run(name: str, common: dict[str, Any], place: Workspace, err: Console) -> t
     with watching(err, name) as progress:
         folder, run = runner.run(job, place, progress=progress)
     refused = runner.refusal(run)
+    if refused is not None and alone:
+        raise refused
     if refused is not None:
         return folder, refused.exit_code
     gates = tuple(part for part in probe.fail_on.split(",") if part)

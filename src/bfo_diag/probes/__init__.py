@@ -86,6 +86,8 @@ class Probe:
     """Whether there is anything to judge; a run without ends with exit code 4."""
     charts: Callable[[Run], Iterator[Chart]] = lambda run: iter(())
     """The figures of a page."""
+    details: Callable[[Run], Iterator[Table]] = lambda run: iter(())
+    """Tables for a page beyond those of a terminal, where the findings say the same."""
     short: Mapping[str, JSONValue] = field(default_factory=dict)
     """Options with which `bfo-diag review` runs it, in place of their defaults."""
     short_of_builtins: Mapping[str, JSONValue] = field(default_factory=dict)

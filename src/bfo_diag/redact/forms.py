@@ -73,7 +73,7 @@ def plain(text: str) -> str:
     return unicodedata.normalize("NFC", _ESCAPING_SLASHES.sub("", text))
 
 
-def lower(text: str) -> str:
+def lowered(text: str) -> str:
     """Lower the case and keep the length: one letter only has two in lower case."""
     return text.replace("\u0130", "i").lower()
 

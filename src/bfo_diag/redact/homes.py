@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from bfo_diag.redact.forms import SLASH, ends_with_escape, lower, plain
+from bfo_diag.redact.forms import SLASH, ends_with_escape, lowered, plain
 from bfo_diag.redact.placeholders import PLACEHOLDER
 from bfo_diag.redact.spans import Span
 
@@ -105,7 +105,7 @@ class OwnHome(NamedTuple):
 
 def user_of(home: str) -> str | None:
     """Return whose `home` it is, if it stands in the usual place."""
-    return next((user for _, user in find_homes(home, lower(home))), None)
+    return next((user for _, user in find_homes(home, lowered(home))), None)
 
 
 def own_home(home: str) -> OwnHome | None:
@@ -115,4 +115,4 @@ def own_home(home: str) -> OwnHome | None:
         return None
     below = parts[1:] if re.fullmatch(r"[A-Za-z]:", parts[0]) else parts
     body = rf"{SLASH}{{1,2}}".join(re.escape(part) for part in below)
-    return OwnHome(home, re.compile(rf"({SLASH}{{1,2}}){body}(?![\w-])"), lower(parts[-1]))
+    return OwnHome(home, re.compile(rf"({SLASH}{{1,2}}){body}(?![\w-])"), lowered(parts[-1]))

@@ -9,12 +9,8 @@ import re
 
 from bfo_diag.redact.placeholders import PLACEHOLDER
 
-_PASSWORDS = frozenset(
-    "password passwd passphrase passcode pwd secret passwords secrets passw pw pass".split()
-)
-_TOKENS = frozenset(
-    "token credential credentials apikey auth authorization cookie jwt bearer sas pat".split()
-)
+_PASSWORDS = frozenset("password passwd passphrase passcode pwd secret passwords secrets passw pw pass".split())
+_TOKENS = frozenset("token credential credentials apikey auth authorization cookie jwt bearer sas pat".split())
 _TAILS = frozenset(
     "old new prod dev test value hash b64 base64 hex raw str string header default primary secondary".split()
 )
@@ -69,7 +65,7 @@ def _names_token(name: str, last: str, before: set[str]) -> bool:
     if last == "cookie":
         return True
     if last in _TOKENS or last.endswith(("token", "apikey")):
-        return not before & _ML_WORDS and (last == "token" or last.removesuffix("token") not in _ML_WORDS)
+        return not before & _ML_WORDS and last.removesuffix("token") not in _ML_WORDS
     if last == "id":
         return {"access", "key"} <= before
     if last in {"key", "keys"}:

@@ -238,6 +238,7 @@ PROBE = Probe(
     verdict=later(f"{__name__}.summary", "verdict"),
     measured=later(f"{__name__}.summary", "measured"),
     charts=later(f"{__name__}.summary", "charts"),
+    details=later(f"{__name__}.summary", "details"),
     parts={name: _part(name) for name in ("survey", "calls", "fullgraph", "fix")},
     gates=("break", "user-break", "recompile"),
     local=("baseline", "update_baseline"),

@@ -8,7 +8,7 @@ from typing import Any
 
 from bfo_diag.probes.compile.analysis import Analysis, analyses, percent
 from bfo_diag.probes.compile.judge import as_expected
-from bfo_diag.probes.compile.sites import YOURS, Site
+from bfo_diag.probes.compile.sites import YOURS
 from bfo_diag.records import Cell, Chart, Finding, JSONValue, Outcome, Place, Run, Series, Table
 
 _MOST_LINES = 8
@@ -23,9 +23,6 @@ def tables(run: Run) -> Iterator[Table]:
     for analysis in found:
         if analysis.builtin is None and analysis.calls:
             yield _target_table(analysis)
-    sites = [(analysis, site) for analysis in found for site in analysis.sites]
-    if sites:
-        yield _sites_table(sites)
 
 
 def _builtin_table(found: list[Analysis]) -> Table:
@@ -76,15 +73,18 @@ def _lines(analysis: Analysis, kind: str) -> tuple[int, ...]:
     return tuple(number for number, _ in analysis.of(kind, part=part))[:_MOST_LINES]
 
 
-def _sites_table(found: list[tuple[Analysis, Site]]) -> Table:
-    """Return every place that breaks a graph, by file and line."""
+def details(run: Run) -> Iterator[Table]:
+    """Yield every place that breaks a graph, by file and line."""
+    found = [(analysis, site) for analysis in analyses(run) for site in analysis.sites]
+    if not found:
+        return
     several = len({analysis.name for analysis, _ in found}) > 1
     rows: dict[tuple[str, int, int], tuple[str | Cell, ...]] = {}
     for analysis, site in found:
         place = site.place or site.inner or Place()
         lines = tuple(number for number, _ in site.observations)[:_MOST_LINES]
         case = (analysis.name,) if several else ()
-        where = f"{place.file or 'an unknown file'}:{place.line}"
+        where = str(place) or "no line: the call of the target"
         row = (
             *case,
             where,
@@ -95,7 +95,7 @@ def _sites_table(found: list[tuple[Analysis, Site]]) -> Table:
         )
         rows[place.file or "", place.line or 0, len(rows)] = row
     head = ("case",) if several else ()
-    return Table(
+    yield Table(
         title="Places that break the graph",
         columns=(*head, "place", "source", "why", "whose", "events"),
         rows=tuple(rows[key] for key in sorted(rows)),
