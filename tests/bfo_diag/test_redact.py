@@ -543,3 +543,13 @@ def test_hostile_names_do_no_harm(name):
     assert once.startswith("plain text")
     assert redactor.text(once) == once
     assert redactor.text("a line that names no one: 1 + 1\n") == "a line that names no one: 1 + 1\n"
+
+
+def test_the_end_of_a_cut_key_is_hidden_though_a_whole_key_follows():
+    cut = PEM.split("\n", 3)[3]
+    other = PEM.replace("MIIEvQ", "QQQQQQ")
+    shown = Redactor(Identity()).text(f"{cut}\nbetween them\n{other}\nafter\n")
+    assert "MIIEvQ" not in shown
+    assert "QQQQQQ" not in shown
+    assert "between them" in shown
+    assert shown.endswith("after\n")

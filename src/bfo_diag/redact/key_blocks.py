@@ -28,15 +28,19 @@ def find_key_blocks(text: str, lower: str) -> Iterator[Span]:
     if "-----" not in text:
         return
     done = 0
+    stops: list[int] = []
     for begin in _BEGIN.finditer(text):
         if begin.start() < done:
             continue
         end = _END.search(text, begin.end(), begin.end() + LONGEST_KEY)
         done = end.end() if end else _end_of_lines(text, begin.end())
+        stops.append(done)
         yield Span(begin.start(), done, "key", text[begin.start() : done])
+    before = 0  # where the last whole key before this end stops
     for end in _END.finditer(text):
-        low = max(min(done, end.start()), end.start() - LONGEST_KEY)
-        tail = _begin_of_lines(text, low, end.start())
+        while stops and stops[0] <= end.start():
+            before = stops.pop(0)
+        tail = _begin_of_lines(text, max(before, end.start() - LONGEST_KEY), end.start())
         yield Span(tail, end.end(), "key", text[tail : end.end()])
 
 
