@@ -1,6 +1,6 @@
 """A review package: one `<name>.tar.gz` of text files that its reader verifies without unpacking anything.
 
-`write` makes one canonical form; the readers take plain files that the manifest lists, whoever packed them, and no more.
+`write` makes one canonical form; the readers take plain files that the manifest lists, whoever packed them, no more.
 """
 
 from bfo_diag.archive.manifest import Limits, Listed, Manifest

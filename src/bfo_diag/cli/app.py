@@ -17,6 +17,7 @@ from bfo_diag.cli.probe_command import probe_command
 from bfo_diag.errors import ExitCode
 from bfo_diag.probes import load_all
 
+_EXIT_CODES = __doc__.split("\n", 2)[2]
 app = typer.Typer(
     name="bfo-diag",
     help="Why a PyTorch training step gets no gradient, why it does not compile, and whether compiling it pays.",
@@ -43,17 +44,22 @@ def _root(
     """Find out where a gradient went, what broke the graph, and what compiling is worth."""
 
 
-for _probe in load_all().values():
-    app.command(name=_probe.name, help=f"{_probe.help}\n\n{__doc__.split(chr(10), 2)[2]}")(probe_command(_probe))
-
-
-for _command in (review, package, verify, replay, diff, report):
-    app.command(name=_command.NAME, help=_command.__doc__)(_command.command)
+def _mount(wanted: str | None) -> None:
+    """Add the commands to the app: all of them, or the one that is asked for (the others cost as much again)."""
+    probes = load_all()
+    others = {command.NAME: command for command in (review, package, verify, replay, diff, report)}
+    every = (*probes, *others)
+    for name in [wanted] if wanted in every else every:
+        if name in probes:
+            app.command(name=name, help=f"{probes[name].help}\n\n{_EXIT_CODES}")(probe_command(probes[name]))
+        else:
+            app.command(name=name, help=others[name].__doc__)(others[name].command)
 
 
 def main() -> None:
     """Be the console script."""
     try:
+        _mount(sys.argv[1] if len(sys.argv) > 1 else None)
         app()
         sys.stdout.flush()
     except BrokenPipeError:
