@@ -51,8 +51,11 @@ class Approach:
     mended: int | None = None
     of: int = 0
     cost: float = 0.0
+    """Evaluations of the closure, for those of the same measure."""
     runs: tuple[str, ...] = ()
     """Ids of the runs it was read from; empty where nothing was measured of it."""
+    broken: int = 0
+    """How much that worked without it does not work with it."""
     proposed: str = ""
     """What is proposed, where what it would mend was not run."""
 
@@ -61,7 +64,8 @@ class Approach:
         """What it mended, in words."""
         if self.mended is None:
             return self.proposed or "not measured"
-        return f"mends {self.mended} of {self.of}" if self.of else "nothing to mend"
+        said = f"mends {self.mended} of {self.of}" if self.of else "nothing to mend"
+        return f"{said}, breaks {self.broken}" if self.broken else said
 
 
 def ranked(recorded: Sequence[Recorded]) -> list[Approach]:
@@ -71,7 +75,7 @@ def ranked(recorded: Sequence[Recorded]) -> list[Approach]:
     def order(approach: Approach) -> tuple[float, ...]:
         if approach.mended is None:
             return (2.0 if approach.runs else 3.0, 0.0, 0.0)
-        share = approach.mended / approach.of if approach.of else 0.0
+        share = (approach.mended - approach.broken) / approach.of if approach.of else 0.0
         return (0.0 if approach.of else 1.0, -share, approach.cost)
 
     return sorted(found, key=order)
@@ -105,8 +109,17 @@ def _gradient_modes(recorded: Sequence[Recorded]) -> Iterator[Approach]:
         worse = [key for key in mine if key in control and key not in lost and key not in trained]
         if worse:
             measured.append(f"{len(worse)} that trained without do not train with it")
+        if not control:
+            measured.append(f"what it mends can't be told: the run was made without the control, {_CONTROL}")
         yield Approach(
-            name, what, tuple(measured), len(trained & lost), len(lost), evaluations, (matrix.run.header.run_id,)
+            name,
+            what,
+            tuple(measured),
+            len(trained & lost) if control else None,
+            len(lost),
+            evaluations,
+            (matrix.run.header.run_id,),
+            broken=len(worse),
         )
 
 
@@ -123,7 +136,7 @@ def _falls(cells: Mapping[tuple[str, str], Mapping[str, Any]]) -> Iterator[str]:
 def _of_a_step(recorded: Sequence[Recorded]) -> Iterator[Approach]:
     """Yield the modes where no optimizer class was examined; the mends of a step's own lines are its minimal fix."""
     step = next((one for one in recorded if one.probe.name == "gradients"), None)
-    why = "not measured: the examined target is a training step, and this is about how an optimizer's step is called; "
+    why = "not measured: the examined target is a training step, and this is about an optimizer's own step; "
     why += "bfo-diag gradients FILE.py:YourOptimizer measures it"
     if step is None:
         why = "not measured: the package holds no run of bfo-diag gradients"
@@ -150,15 +163,19 @@ def _compile(recorded: Sequence[Recorded]) -> Approach:
     if found is None:
         return Approach(name, what, ("not measured: the package holds no run of bfo-diag compile",))
     runs = [found.run.header.run_id]
+    if not found.probe.measured(found.run):
+        return Approach(name, what, (f"not measured: {found.probe.verdict(found.run, found.findings)}",))
     summaries = found.summary.get("cases") or {"": found.summary}
-    sites = sum(summary.get("user_sites", 0) for summary in summaries.values())
-    fixes = {key for _, fix in found.run.of_kind("fix") for key in fix.values["mends"]}
+    fixes = {key: fix.values["switch"] for _, fix in found.run.of_kind("fix") for key in fix.values["mends"]}
+    sites = sum(summary.get("sites" if fixes else "user_sites", 0) for summary in summaries.values())
     measured = [found.probe.verdict(found.run, found.findings)]
     tried = any(found.run.of_kind("fix"))
     if sites:
         measured.append(f"{_count(sites, 'place')} of the examined code break{'s' * (sites == 1)} the graph")
     if tried:
-        measured.append(f"{len(fixes)} of them mended by a switch of torch's, seen in a run of its own")
+        switches = ", ".join(f"torch._dynamo.config.{name} = True" for name in dict.fromkeys(fixes.values()))
+        by = f" ({switches})" if switches else ""
+        measured.append(f"{len(fixes)} places mended by a switch of torch's{by}, seen in a run of its own")
     elif sites and found.run.header.options.get("try_fixes"):
         measured.append("no switch of torch's is known to mend them: the lines have to change")
     elif sites:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from bfo_diag import archive, documents, recorded, report, store
 from bfo_diag.errors import DiagError
-from bfo_diag.packing import CAP, Packing, redactor_for
+from bfo_diag.packing import CAP, LONGEST_NAME, Packing, redactor_for
 from bfo_diag.probes import load_all
 from bfo_diag.recorded import Recorded
 from bfo_diag.records import SCHEMA, JSONValue, Review, dumps
@@ -69,7 +69,7 @@ def latest(workspace: Workspace, *, target: str | None = None) -> list[Path]:
     seen: set[str] = set()
     for folder in store.runs(workspace):
         header = store.read_header(folder)
-        if header is None:
+        if header is None or header.probe not in load_all():
             continue
         seen.add(header.case.target or "built-in cases")
         if target is None or header.case.target == target:
@@ -109,6 +109,8 @@ def build(wanted: Wanted, folder: Path, *, force: bool = False) -> tuple[Path, a
     """
     with staged(wanted) as made:
         target = folder / f"{made.name}.tar.gz"
+        if target.exists() and not force:
+            raise DiagError(f"{target} exists", mend="give this one another --name, or replace it with --force")
         manifest = archive.write(made.folder, target, root=made.name, about=made.about, force=force)
         return target, manifest, made
 
@@ -176,9 +178,10 @@ def checked_name(name: str) -> str:
     Raises:
         DiagError: it is no plain file name.
     """
-    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}", name) is None:
+    if len(name) > LONGEST_NAME or re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) is None:
         raise DiagError(
-            f"--name {name!r} can't name a package", mend="use up to 80 letters, digits, dots, dashes and underscores"
+            f"--name {name!r} can't name a package",
+            mend=f"use up to {LONGEST_NAME} letters, digits, dots, dashes and underscores",
         )
     return name.removesuffix(".tar.gz")
 
@@ -201,7 +204,7 @@ def _warnings(packing: Packing, runs: Sequence[Recorded]) -> Iterator[str]:
     if len(targets) > 1:
         yield f"the runs are of different targets: {', '.join(targets)}; --case picks those of one"
     for path in dict.fromkeys(packing.changed):
-        yield f"{path} was edited between the runs; the last version is packed"
+        yield f"{path} differs between the runs (edited, or another file of that name); the last is packed"
     for cut in packing.truncated:
         yield f"{cut['path']} had {cut['bytes']} bytes; its beginning and end are packed, {cut['cap']} bytes"
     for left in packing.left_out:

@@ -132,8 +132,10 @@ def _capture(
 ) -> None:
     device = spec["device"] if parts is not None else targets.resolve_device(spec["device"])
 
+    keeper = sources.Keeper(folder / RAW_FOLDER, spec["target"])
+
     def keep_sources() -> None:
-        for source in sources.keep(folder / RAW_FOLDER, spec["target"]):
+        for source in keeper.observations():
             write(source)
 
     request = ChildRequest(spec["target"], tuple(spec["inputs"]), device, spec["seed"], parts, keep_sources)
@@ -156,6 +158,7 @@ def _capture(
 def main() -> None:
     """Be the child process, and end without waiting for threads that the target left behind."""
     _die_with_parent()
+    sys.path.append(str(Path.cwd()))  # last: a target may import what lies here, and nothing of ours does
     try:
         status = run(*map(Path, sys.argv[1:3]))
     except WorkspaceError as error:

@@ -10,6 +10,7 @@ import shlex
 from collections.abc import Iterator
 from typing import Any, get_args
 
+from bfo_diag.errors import RecordError
 from bfo_diag.probes import Probe
 from bfo_diag.records import JSONValue, RunHeader
 
@@ -18,7 +19,12 @@ def arguments(header: RunHeader, probe: Probe, *, target: str | None, elsewhere:
     """Return the words after `bfo-diag` that run the same again on `target`, without what is the default.
 
     With `elsewhere`, options about files of the first machine are left out.
+
+    Raises:
+        RecordError: a target that the command line would take for an option.
     """
+    if target is not None and target.startswith("-"):
+        raise RecordError(f"the target {target!r} of the run is none: it begins with a dash")
     words = [probe.name, *([target] if target is not None else [])]
     words += [f"--input={text}" for text in header.case.inputs]
     if header.case.device != probe.defaults.get("device", "cpu"):

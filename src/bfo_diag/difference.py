@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import math
 import re
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from bfo_diag.findings import catalogue
 from bfo_diag.recorded import Recorded
-from bfo_diag.records import Cell, Finding, JSONValue, Place, Report, Table
+from bfo_diag.records import SCHEMA, Cell, Finding, JSONValue, Place, Report, Table
 
 REPRODUCED, CHANGED, GONE, NEW = "reproduced", "changed", "gone", "new"
-_NUMBER = re.compile(r"(?<![\w.])[-+]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?|0x[0-9a-f]+")
+_NUMBER = re.compile(r"0x[0-9a-f]+|(?<![\w.])[-+]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?")
 _EXPLAIN = ("torch", "python", "cuda", "gpus", "platform", "machine", "cpu_count", "threads", "default_dtype")
 """What of the environment may explain a difference, besides versions and flags."""
+_LATE = re.compile(r"(.*\.)?(compile_s|cache|thrown_away)\b")
 _FIGURES = 40
 """Figures shown for a run; the log has them all."""
 
@@ -68,12 +70,8 @@ def pairs(before: Sequence[Recorded], after: Sequence[Recorded]) -> tuple[list[t
     A pair has the same probe and target, the latest of several; else it is the only one of its probe on both sides:
     a package may name the target otherwise (it hides who its files belong to).
     """
-
-    def target(one: Recorded) -> str:
-        return one.portable_target or one.run.header.case.target or "built-in cases"
-
-    left = {(one.probe.name, target(one)): one for one in before}
-    right = {(one.probe.name, target(one)): one for one in after}
+    left = {(one.probe.name, _target(one)): one for one in before}
+    right = {(one.probe.name, _target(one)): one for one in after}
     found = [(left.pop(key), right.pop(key)) for key in list(left) if key in right]
     for probe in dict.fromkeys(name for name, _ in left):
         one, other = ([key for key in side if key[0] == probe] for side in (left, right))
@@ -83,11 +81,15 @@ def pairs(before: Sequence[Recorded], after: Sequence[Recorded]) -> tuple[list[t
     return found, alone
 
 
+def _target(one: Recorded) -> str:
+    return one.portable_target or one.run.header.case.target or "built-in cases"
+
+
 def between(before: Recorded, after: Recorded) -> Difference:
     """Compare two recordings."""
-    target = before.portable_target or before.run.header.case.target or "built-in cases"
+    target, other = _target(before), _target(after)
     return Difference(
-        title=f"{before.probe.name} {target}",
+        title=f"{before.probe.name} {target}" + (f" -> {other}" if other != target else ""),
         compared=tuple(_findings(_portable(before), _portable(after))),
         outcomes=(before.run.outcome.value, after.run.outcome.value),
         verdicts=(
@@ -119,24 +121,22 @@ def _portable(recorded: Recorded) -> list[Finding]:
 
 def _findings(before: Sequence[Finding], after: Sequence[Finding]) -> Iterator[Compared]:
     """Pair the findings: first those that are the same in all, then by code and less and less of the place."""
-    left, right = list(before), list(after)
+    left, right = dict(enumerate(before)), dict(enumerate(after))
     pairs: dict[int, Compared] = {}
     for key in (_whole, _at_place, _at_line, _in_file):
-        for old in list(left):
-            new = next((candidate for candidate in right if key(candidate) == key(old)), None)
-            if new is not None:
-                left.remove(old)
-                right.remove(new)
+        waiting: dict[tuple[object, ...], deque[int]] = {}
+        for index, new in right.items():
+            waiting.setdefault(key(new), deque()).append(index)
+        for index, old in list(left.items()):
+            found = waiting.get(key(old))
+            if found:
+                new = right.pop(found.popleft())
                 what = _what_changed(old, new)
-                pairs[_index(before, old)] = Compared(CHANGED if what else REPRODUCED, old, new, what)
-    for old in left:
-        pairs[_index(before, old)] = Compared(GONE, old, None)
+                pairs[index] = Compared(CHANGED if what else REPRODUCED, left.pop(index), new, what)
+    for index, old in left.items():
+        pairs[index] = Compared(GONE, old, None)
     yield from (pairs[index] for index in sorted(pairs))
-    yield from (Compared(NEW, None, new) for new in right)
-
-
-def _index(findings: Sequence[Finding], wanted: Finding) -> int:
-    return next(index for index, finding in enumerate(findings) if finding is wanted)
+    yield from (Compared(NEW, None, new) for new in right.values())
 
 
 def _said(finding: Finding) -> str:
@@ -183,7 +183,8 @@ def _what_changed(old: Finding, new: Finding) -> str:
 
 def _figures(before: JSONValue, after: JSONValue) -> Iterator[tuple[str, JSONValue, JSONValue]]:
     old, new = dict(_leaves(before)), dict(_leaves(after))
-    for key in dict.fromkeys((*old, *new)):
+    last = [key for key in old if _LATE.match(key)]  # what depends on the cache and the machine most comes last
+    for key in dict.fromkeys((*(key for key in (*old, *new) if key not in last), *last)):
         if old.get(key) != new.get(key):
             yield key, old.get(key), new.get(key)
 
@@ -194,8 +195,10 @@ def _leaves(value: JSONValue, key: str = "") -> Iterator[tuple[str, JSONValue]]:
             yield from _leaves(item, f"{key}.{name}" if key else str(name))
     elif not isinstance(value, (list, tuple)):
         yield key, value
-    elif all(isinstance(item, (int, float)) for item in value):
+    elif value and all(isinstance(item, (int, float)) for item in value):
         yield key, " ".join(map(_shown, value))
+    else:
+        yield f"{key} (how many)", len(value)
 
 
 def _environment(
@@ -205,7 +208,8 @@ def _environment(
     new = {key: after.get(key) for key in _EXPLAIN}
     for group in ("versions", "flags"):
         for side, values in ((old, before), (new, after)):
-            side.update({f"{group}.{name}": value for name, value in (values.get(group) or {}).items()})
+            held = values.get(group)
+            side.update({f"{group}.{name}": v for name, v in (held.items() if isinstance(held, Mapping) else ())})
     for key in dict.fromkeys((*old, *new)):
         if old.get(key) != new.get(key):
             yield key, _plain(old.get(key)), _plain(new.get(key))
@@ -218,9 +222,15 @@ def _plain(value: JSONValue) -> JSONValue:
     return str(value) if isinstance(value, Mapping) else value
 
 
-def as_report(differences: Sequence[Difference]) -> Report:
-    """Return what a renderer shows of a comparison: findings, then figures, then what may explain them."""
-    tables = []
+def as_report(
+    differences: Sequence[Difference], *, edited: Sequence[str] = (), alone: Sequence[str] = (), ran: bool = True
+) -> Report:
+    """Return what a renderer shows of a comparison: findings, then figures, then what may explain them.
+
+    `edited` names the source files that are not as they were, `alone` the runs that were not compared, and why; `ran`
+    says whether something was run again.
+    """
+    tables: list[Table] = []
     for one in differences:
         tables.append(_finding_table(one))
         if one.figures:
@@ -232,13 +242,19 @@ def as_report(differences: Sequence[Difference]) -> Report:
     for one in differences:
         for compared in one.compared:
             count[compared.status] += 1
-    clean = bool(differences) and all(one.reproduced for one in differences)
-    said = ", ".join(f"{count[status]} {status}" for status in count if count[status]) or "no finding before or after"
+    clean = bool(differences) and all(one.reproduced for one in differences) and not alone
+    same = REPRODUCED if ran else "the same"
+    words = [f"{number} {same if status == REPRODUCED else status}" for status, number in count.items() if number]
+    said = ", ".join(words) or "no finding before or after"
     ended = [one for one in differences if one.outcomes[0] != one.outcomes[1]]
     for one in ended:
         said += f"; {one.title} ended {one.outcomes[1]}, before {one.outcomes[0]}"
+    said += "".join(f"; not compared: {why}" for why in alone)
+    head = ("Reproduced" if clean else "Not reproduced") if ran else ("No difference" if clean else "Different")
+    if edited:
+        head = f"With your edit of {', '.join(edited[:3])}{' and more' if len(edited) > 3 else ''}"
     return Report(
-        verdict=f"{'Reproduced' if clean else 'Not reproduced'}: {said}.",
+        verdict=f"{head}: {said}.",
         clean=clean,
         tables=tuple(tables),
         findings=(),
@@ -289,11 +305,16 @@ def _ratio(old: JSONValue, new: JSONValue) -> str:
     return f"{new / old:.2f}"
 
 
-def document(differences: Sequence[Difference]) -> dict[str, JSONValue]:
+def document(
+    differences: Sequence[Difference], *, edited: Sequence[str] = (), alone: Sequence[str] = (), ran: bool = True
+) -> dict[str, JSONValue]:
     """Return the comparison for `--json`."""
-    shown = as_report(differences)
+    shown = as_report(differences, edited=edited, alone=alone, ran=ran)
     return {
+        "schema": SCHEMA,
         "verdict": shown.verdict,
+        "edited": list(edited),
+        "not_compared": list(alone),
         "reproduced": shown.clean,
         "runs": [
             {

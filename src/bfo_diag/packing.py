@@ -8,17 +8,21 @@ from __future__ import annotations
 import io
 import re
 import tokenize
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bfo_diag import sources, store
-from bfo_diag.errors import RecordError
+from bfo_diag import sources, store, words
+from bfo_diag.archive.names import clash, fault_of_file, header
+from bfo_diag.archive.text import json_fault
+from bfo_diag.errors import DiagError, RecordError
 from bfo_diag.records import JSONValue, Observation, dumps, loads
 from bfo_diag.redact import Identity, Redactor
 
 CAP = 16 * 2**20
 """Bytes of a file that are packed; of a larger one its beginning and its end."""
+LONGEST_NAME = 80
+"""Characters of a package's own name, which stands before that of each file."""
 _CHUNK = 2**16
 _LONGEST_LINE = 4 * 2**20
 _BORDER = 2**20
@@ -39,12 +43,17 @@ class Packing:
     truncated: list[dict[str, JSONValue]] = field(default_factory=list)
     left_out: list[dict[str, JSONValue]] = field(default_factory=list)
     changed: list[str] = field(default_factory=list)
-    """Source files that were edited between the packed runs; the last version is packed."""
+    """Source files that differ between the packed runs; the last is packed."""
     _sources: dict[str, bytes] = field(default_factory=dict)
+    _taken: list[str] = field(default_factory=list)
 
     def run(self, folder: Path) -> Path:
         """Copy a run's record and its raw texts, and return where they are now."""
-        name = self.redactor.path(folder.name)
+        name = self._name(folder.name)
+        if (self.folder / "logs" / name).exists():
+            raise DiagError(
+                f"two runs would be packed as {name}: {folder} is the second", mend="pack them one at a time"
+            )
         for path in _recorded_files(folder):
             self._log(path, f"logs/{name}/{path.relative_to(folder).as_posix()}")
         for path in _sources_of(folder):
@@ -58,29 +67,67 @@ class Packing:
         target.write_bytes(text.encode("utf-8", "replace"))
 
     def _log(self, path: Path, to: str) -> None:
+        to = self._name(to if path.suffix != ".log" else f"{to}.txt")
         if path.suffix not in (*_TEXTS, _OURS):
-            self.left_out.append({"path": self.redactor.path(to), "why": f"{path.suffix or 'no suffix'} is no text"})
+            self.left_out.append({"path": to, "why": f"{path.suffix or 'no suffix'} is no text"})
+            return
+        if not self._takes(to):
             return
         size = path.stat().st_size
         as_lines = path.suffix == ".jsonl"
         chunks = _capped(path, self.cap, _left_out_line if as_lines else _left_out_text)
-        target = self.folder / (self.redactor.path(to) if path.suffix != ".log" else self.redactor.path(to) + ".txt")
+        target = self.folder / to
         target.parent.mkdir(parents=True, exist_ok=True)
         with target.open("wb") as file:
-            for chunk in self.redactor.stream(_strict(chunks) if as_lines else chunks):
+            redacted = self._lines(_strict(chunks)) if as_lines else self.redactor.stream(chunks)
+            for chunk in redacted:
                 file.write(chunk)
         if size > self.cap:
-            path_now = target.relative_to(self.folder).as_posix()
-            self.truncated.append({"path": path_now, "bytes": size, "cap": self.cap})
+            self.truncated.append({"path": to, "bytes": size, "cap": self.cap})
+
+    def _lines(self, lines: Iterator[bytes]) -> Iterator[bytes]:
+        """Yield the lines of a log redacted, some at a time; one that is no strict JSON any more says so there."""
+        for some in _batches(lines):
+            done = self.redactor.text(b"".join(some).decode("utf-8", "replace")).encode("utf-8", "replace")
+            redacted = done.splitlines(keepends=True)
+            if len(redacted) != len(some):  # something went from line to line: then each by itself
+                redacted = [
+                    self.redactor.text(line.decode("utf-8", "replace")).encode("utf-8", "replace") for line in some
+                ]
+            yield from (_checked(line.rstrip(b"\n")) for line in redacted)
+
+    def _name(self, path: str) -> str:
+        """Return a path as it is called in the package: part by part, since no part of it is a folder of its own."""
+        return "/".join(self.redactor.path(part) for part in path.split("/"))
+
+    def _takes(self, path: str) -> bool:
+        """Whether a package can hold a file of this name beside those that it holds; what it can't is told."""
+        fault = fault_of_file(path)
+        both = None if fault else clash([*self._taken, path])
+        if both is not None:
+            fault = f"can't stand beside {both[0] if both[0] != path else both[1]} on every disk"
+        if not fault:
+            try:
+                header(f"{'x' * LONGEST_NAME}/{path}", 0)
+            except RecordError:
+                fault = "is too long for an archive"
+        if fault:
+            self.left_out.append({"path": path, "why": f"its name {fault}"})
+            return False
+        self._taken.append(path)
+        return True
 
     def _source(self, path: Path, name: str) -> None:
         content = path.read_bytes()
         if self._sources.get(name) == content:
             return
         text = self.redactor.text(_source_text(content))
-        target = self.folder / "src" / self.redactor.path(name)
+        to = f"src/{self._name(name)}"
         if name in self._sources:
-            self.changed.append(f"src/{self.redactor.path(name)}")
+            self.changed.append(to)
+        elif not self._takes(to):
+            return
+        target = self.folder / to
         self._sources[name] = content
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(text.encode("utf-8", "replace"))
@@ -94,19 +141,37 @@ def redactor_for(folders: list[Path], texts: list[str]) -> Redactor:
     here = Identity.here()
     known = [_identity(folder) for folder in folders]
     written_by = [identity for identity in known if identity is not None] or [here]
+    # Who packs is hidden where the questions name them; without one the bytes do not depend on who it is.
+    packer = [name for name in (*here.users, *here.hosts) if any(name in text for text in texts)]
     redactor = Redactor(
         Identity(
-            users=tuple(dict.fromkeys(user for identity in written_by for user in identity.users)),
+            users=tuple(dict.fromkeys((*(user for one in written_by for user in one.users), *packer))),
             hosts=tuple(dict.fromkeys(host for identity in written_by for host in identity.hosts)),
             homes=tuple(dict.fromkeys(home for identity in written_by for home in identity.homes)),
             secrets=here.secrets,
-        )
+        ),
+        keep=frozenset(_kept(folders)),
     )
     for folder in folders:
         for path in (*_recorded_files(folder), *_sources_of(folder)):
             redactor.learn(_chunks(path))
     redactor.learn(text.encode("utf-8", "replace") for text in texts)
     return redactor
+
+
+def _kept(folders: Sequence[Path]) -> set[str]:
+    """Return the words of the records and of the libraries that the sources use."""
+    found: set[str] = set()
+    code: dict[str, str] = {}
+    for folder in folders:
+        for path in (folder / store.RUN_FILE, folder / store.OBSERVATIONS_FILE):
+            if path.is_file():
+                found |= words.of_record(_chunks(path))
+        for path in _sources_of(folder):
+            code[path.relative_to(folder / store.RAW_FOLDER / sources.FOLDER).as_posix()] = _source_text(
+                path.read_bytes()
+            )
+    return found | words.of_code(code)
 
 
 def _identity(folder: Path) -> Identity | None:
@@ -125,7 +190,8 @@ def _recorded_files(folder: Path) -> list[Path]:
 
 
 def _sources_of(folder: Path) -> list[Path]:
-    return sorted(path for path in (folder / store.RAW_FOLDER / sources.FOLDER).rglob("*.py") if path.is_file())
+    found = (folder / store.RAW_FOLDER / sources.FOLDER).rglob("*.py")
+    return sorted(path for path in found if path.is_file() and not path.is_symlink())
 
 
 def _chunks(path: Path) -> Iterator[bytes]:
@@ -151,14 +217,14 @@ def _capped(path: Path, cap: int, marker: Callable[[int], bytes]) -> Iterator[by
 
 
 def _line_end(file: io.BufferedReader, near: int, *, last: bool) -> int:
-    """Return where a line ends before (`last`) or after `near`; without one in reach, the start or end of the file."""
+    """Return where a line ends before (`last`) or after `near`; `near` itself where none ends in reach."""
     begin = max(0, near - _BORDER) if last else near
     file.seek(begin)
     window = file.read(near - begin if last else _BORDER)
     at = window.rfind(b"\n") if last else window.find(b"\n")
     if at >= 0:
         return begin + at + 1
-    return 0 if last else file.seek(0, io.SEEK_END)
+    return near  # a line of more than a MiB is cut where it is
 
 
 def _up_to(file: io.BufferedReader, count: int) -> Iterator[bytes]:
@@ -191,11 +257,26 @@ def _strict(chunks: Iterator[bytes]) -> Iterator[bytes]:
         yield _checked(bytes(line))
 
 
+def _batches(lines: Iterator[bytes]) -> Iterator[list[bytes]]:
+    some: list[bytes] = []
+    size = 0
+    for line in lines:
+        some.append(line)
+        size += len(line)
+        if size >= _BORDER:
+            yield some
+            some, size = [], 0
+    if some:
+        yield some
+
+
 def _checked(line: bytes) -> bytes:
     try:
         if len(line) > _LONGEST_LINE:
             raise RecordError(f"a line of more than {_LONGEST_LINE} bytes is left out")
         loads(line)
+        if fault := json_fault(line):
+            raise RecordError(fault)
     except RecordError as error:
         return (dumps(Observation("damaged", {"why": error.message}).to_json()) + "\n").encode()
     return line + b"\n"

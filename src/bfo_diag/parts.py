@@ -22,6 +22,8 @@ from bfo_diag.probes import PartResult
 from bfo_diag.records import JSONValue, Observation, dumps
 from bfo_diag.store import RAW_FOLDER, ObservationReader, ObservationWriter
 
+SAFE_PATH = ["-P"] if sys.version_info >= (3, 11) else []
+"""For a process of ours: a `json.py` in the current folder does not stand in for Python's own."""
 STARTUP_S = 120.0
 """How long a process may take to import torch before it counts as hung (a cold disk is slow)."""
 GRACE_S = 3.0
@@ -105,7 +107,7 @@ class Parts:
         try:
             path.write_text(dumps(spec, indent=1), "utf-8")
             return subprocess.Popen(
-                [sys.executable, "-m", "bfo_diag.child", str(self._folder), str(path)],
+                [sys.executable, *SAFE_PATH, "-m", "bfo_diag.child", str(self._folder), str(path)],
                 stdin=subprocess.DEVNULL,
                 env={**os.environ, **(environment or {})},
             )

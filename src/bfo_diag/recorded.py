@@ -12,6 +12,7 @@ from bfo_diag.attempt import attempt
 from bfo_diag.errors import RecordError
 from bfo_diag.probes import Probe, load_all
 from bfo_diag.records import Finding, JSONValue, Run, Section, dumps
+from bfo_diag.sources import Source
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Recorded:
         return self.probe.summarise(self.run)
 
     @cached_property
-    def sources(self) -> Mapping[str, sources.Source]:
+    def sources(self) -> Mapping[str, Source]:
         """The examined files, by the names they have in the record."""
         return {source.file: source for source in sources.recorded(self.run)}
 
@@ -56,12 +57,17 @@ class Recorded:
 
     def source_text(self, file: str) -> str | None:
         """Return the text of an examined file as it was when it ran."""
-        if file not in self.sources:
-            return None
+        source = self.sources.get(file)
+        copy = None if source is None else self._copy(source)
         try:
-            return (self.source_folder / self.sources[file].path).read_text("utf-8", "replace")
+            return None if copy is None else copy.read_text("utf-8", "replace")
         except OSError:
             return None
+
+    def _copy(self, source: Source) -> Path | None:
+        """Return where a source is kept: a plain file below the folder of the sources, and nothing else."""
+        copy = (self.source_folder / source.path).resolve()
+        return copy if copy.is_file() and copy.is_relative_to(self.source_folder.resolve()) else None
 
     def line(self, number: int) -> str:
         """Return a line of the log, by its number from 1."""
@@ -73,8 +79,10 @@ class Recorded:
         target = self.run.header.case.target
         if target is None or not target.rpartition(":")[0].endswith(".py"):
             return target
-        path = next((source.path for source in self.sources.values() if source.is_target), None)
-        return None if path is None else f"{path}:{target.rpartition(':')[2]}"
+        of_target = next((source for source in self.sources.values() if source.is_target), None)
+        if of_target is None or self._copy(of_target) is None:
+            return None
+        return f"{of_target.path}:{target.rpartition(':')[2]}"
 
     def section(self, log_file: str) -> Section:
         """Return the run as a page shows it."""

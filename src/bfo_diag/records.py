@@ -168,6 +168,9 @@ class Outcome(str, Enum):
     INTERRUPTED = "interrupted"
 
 
+_CASE_FIELDS = {"target": str, "kind": str, "file": str, "line": int, "inputs": list, "device": str, "seed": int}
+
+
 @dataclass(frozen=True)
 class CaseRecord:
     """What was examined, as it stands in the record; `id` is a hash of all the rest and of the source text."""
@@ -192,8 +195,11 @@ class CaseRecord:
         fields = _mapping(data, "case")
         for key in ("id", "name"):
             _text(fields, key, "case")
-        known = {key: fields[key] for key in cls.__dataclass_fields__ if key in fields}
-        return cls(**{**known, "inputs": tuple(fields.get("inputs", ()))})
+        for key, kind in _CASE_FIELDS.items():
+            if fields.get(key) is not None and not isinstance(fields[key], kind):
+                raise RecordError(f"case: {key!r} must be {kind.__name__}, found {fields[key]!r}")
+        known = {key: fields[key] for key in cls.__dataclass_fields__ if fields.get(key) is not None}
+        return cls(**{**known, "inputs": tuple(map(str, fields.get("inputs") or ()))})
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -20,8 +21,10 @@ from pathlib import Path
 
 from bfo_diag import archive, commands, difference, recorded, store
 from bfo_diag.errors import DiagError, ExitCode
+from bfo_diag.parts import SAFE_PATH
 from bfo_diag.recorded import Recorded
 
+_LIBRARY = "pytorch_bfo_optimizer"
 _FLAG_VALUE = re.compile(r"[\w.,+-]{1,64}")
 _FLAGS = (
     "TORCHDYNAMO_DISABLE",
@@ -71,38 +74,50 @@ def _command(one: Recorded) -> Command:
     return Command(one, words, flags)
 
 
-def run(command: Command, sources: Path) -> Recorded:
-    """Run a command in a temporary workspace and return what it recorded, read into memory.
+def run(command: Command, sources: Path, *, keep: Path | None = None) -> Recorded:
+    """Run a command in a workspace, `keep` or a temporary one, and return what it recorded, read into memory.
 
     Raises:
         DiagError: it left no run.
     """
-    with tempfile.TemporaryDirectory(prefix="bfo-diag-replay-") as workspace:
+    with tempfile.TemporaryDirectory(prefix="bfo-diag-replay-") as folder:
+        workspace = keep or Path(folder)
+        before = {*(workspace / "logs").glob(f"*/{store.RUN_FILE}")}
         environment = {name: value for name, value in os.environ.items() if name not in _FLAGS}
         environment.update(command.flags)
-        if command.recorded.run.header.case.target is None:
-            # The packed optimizers take the place of the installed ones.
-            environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(sources), os.environ.get("PYTHONPATH"))))
-        environment["PYTHONSAFEPATH"] = "1"  # what lies in the sources' folder stands in for no module of Python's
+        environment["PYTHONPATH"] = _import_path(command, sources, Path(folder))
         done = subprocess.run(
-            [sys.executable, "-m", "bfo_diag", *command.words, f"--workspace={workspace}"],
-            cwd=sources,
+            [sys.executable, *SAFE_PATH, "-m", "bfo_diag", *command.words, f"--workspace={workspace}"],
+            cwd=sources if sources.is_dir() else folder,
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             check=False,
         )
-        found = sorted((Path(workspace) / "logs").glob(f"*/{store.RUN_FILE}"))
+        found = sorted({*(workspace / "logs").glob(f"*/{store.RUN_FILE}")} - before)
         if not found:
             said = done.stderr.decode("utf-8", "replace").strip()
             raise DiagError(f"{command} left no run (exit status {done.returncode})", detail=said)
         return recorded.read(found[-1].parent)
 
 
-def compare(command: Command, sources: Path) -> difference.Difference:
+def _import_path(command: Command, sources: Path, folder: Path) -> str:
+    """Return PYTHONPATH for a replay: no entry of it means the current folder, which holds what somebody sent.
+
+    For the built-in cases the packed optimizers, and nothing else of the package, stand in for the installed ones.
+    """
+    given = [str(Path(entry).absolute()) for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
+    library = sources / _LIBRARY
+    if command.recorded.run.header.case.target is not None or not library.is_dir():
+        return os.pathsep.join(given)
+    shutil.copytree(library, folder / "library" / _LIBRARY)
+    return os.pathsep.join([str(folder / "library"), *given])
+
+
+def compare(command: Command, sources: Path, *, keep: Path | None = None) -> difference.Difference:
     """Run a command and compare what it finds with what was recorded."""
-    return difference.between(command.recorded, run(command, sources))
+    return difference.between(command.recorded, run(command, sources, keep=keep))
 
 
 @contextmanager
@@ -126,9 +141,15 @@ def opened(path: Path) -> Iterator[tuple[list[Recorded], Path]]:
             yield runs_in(root), root / "src"
 
 
+def edited(path: Path) -> list[str]:
+    """Return the files of an unpacked package that are not as its manifest says; none of anything else."""
+    if not (path / archive.MANIFEST).is_file():
+        return []
+    return [entry.path for entry in archive.check_folder(path).entries if entry.state != "ok"]
+
+
 def runs_in(folder: Path) -> list[Recorded]:
     """Return the runs of an unpacked package, oldest first."""
-    (folder / "src").mkdir(exist_ok=True)
     runs = sorted((folder / "logs").glob(f"*/{store.RUN_FILE}"))
     return [recorded.read(path.parent, source_folder=folder / "src") for path in runs]
 
@@ -155,7 +176,8 @@ class Recheck:
         """Fail where the run ends another way than it did."""
         for one in self._differences:
             before, after = one.outcomes
-            assert before == after, f"{one.title} ended {after}; recorded: {before}"
+            if before != after:  # (no assert: python -O would pass it by)
+                raise AssertionError(f"{one.title} ended {after}; recorded: {before}")
 
     def finds_all_again(self) -> None:
         """Fail where a recorded finding is gone or changed."""
@@ -173,7 +195,8 @@ class Recheck:
             for compared in one.compared
             if compared.counts and compared.status in statuses
         ]
-        assert not said, "\n".join(said)
+        if said:
+            raise AssertionError("\n".join(said))
 
     def main(self, write: Callable[[str], object] = sys.stdout.write) -> int:
         """Run all checks without pytest, say what came of each, and return the exit status."""
@@ -188,6 +211,9 @@ class Recheck:
             except unittest.SkipTest as why:
                 write(f"skipped {self._probe}: {why}\n")
                 return int(ExitCode.CLEAN)
+            except DiagError as error:
+                write(f"FAILED  {self._probe}: {error.message}\n{error.detail}\n")
+                return int(error.exit_code)
             except AssertionError as error:
                 failed = True
                 write(f"FAILED  {self._probe}: {name}\n{error}\n")

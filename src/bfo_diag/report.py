@@ -25,6 +25,8 @@ from bfo_diag.records import (
     dumps,
 )
 
+_DAMAGED = 5
+"""Damaged lines that are named; a log may hold a million."""
 _AROUND = 4
 """Source lines shown before and after a finding's."""
 SourceText = Callable[[str], "str | None"]
@@ -58,8 +60,12 @@ def _of_the_run(run: Run) -> list[Finding]:
         found.append(entries["TARGET-TIMED-OUT"].finding(message, place=observation.place, evidence=(number,)))
     for number, _ in run.of_kind("interrupted"):
         found.append(entries["RUN-INTERRUPTED"].finding("stopped from the keyboard", evidence=(number,)))
-    for number, observation in run.of_kind("damaged"):
-        found.append(entries["LOG-DAMAGED"].finding(str(observation.values.get("why")), evidence=(number,)))
+    damaged = list(run.of_kind("damaged"))
+    if damaged:
+        said = str(damaged[0][1].values.get("why"))
+        more = f" ({len(damaged) - 1} more lines are damaged)" if len(damaged) > 1 else ""
+        lines = tuple(number for number, _ in damaged[:_DAMAGED])
+        found.append(entries["LOG-DAMAGED"].finding(f"{said}{more}", evidence=lines))
     return found
 
 

@@ -19,7 +19,7 @@ from typing import Any
 from bfo_diag import environment, store
 from bfo_diag.child import EXIT_LOG_UNWRITABLE, SPEC_FILE
 from bfo_diag.errors import DiagError, ExitCode, WorkspaceError
-from bfo_diag.parts import STARTUP_S
+from bfo_diag.parts import SAFE_PATH, STARTUP_S
 from bfo_diag.probes import Probe
 from bfo_diag.records import CaseRecord, JSONValue, Observation, Outcome, Run, dumps
 from bfo_diag.redact import Identity
@@ -80,7 +80,7 @@ def run(job: Job, workspace: Workspace, *, progress: Progress | None = None) -> 
         (raw / store.IDENTITY_FILE).write_text(dumps(Identity.here().to_json(), indent=1), "utf-8")
         with (raw / "stdout.txt").open("wb") as out, (raw / "stderr.txt").open("wb") as err:
             child = subprocess.Popen(
-                [sys.executable, "-m", "bfo_diag.child", str(folder)],
+                [sys.executable, *SAFE_PATH, "-m", "bfo_diag.child", str(folder)],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,

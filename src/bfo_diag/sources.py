@@ -5,13 +5,14 @@ A file that is edited between the run and its package would else be shown beside
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 from bfo_diag import frames
+from bfo_diag.archive.names import fault_of_name
 from bfo_diag.records import Observation, Run
 
 FOLDER = "src"
@@ -28,7 +29,6 @@ class Source:
 
     file: str
     path: str
-    sha256: str
     is_target: bool
     """Whether it is the file that TARGET names."""
 
@@ -48,11 +48,10 @@ def loaded(target: str | None) -> Iterator[tuple[Path, str]]:
     The built-in cases and the optimizers that come along are the tool's own, but where they are what is examined.
     """
     of_the_tool = target is None or target.startswith(_OF_THE_TOOL)
-    of_target = _file_of(target)
-    if of_target is not None:
-        yield of_target, of_target.relative_to(import_root(of_target)[0]).as_posix()
-    for name, module in sorted(sys.modules.items()):
-        file = getattr(module, "__file__", None)
+    modules = [(name, module) for name, module in sys.modules.items() if isinstance(name, str)]
+    for name, module in sorted(modules, key=lambda pair: pair[0]):
+        # (Not getattr: what stands in for a module may do anything when it is asked for an attribute.)
+        file = module.__dict__.get("__file__") if isinstance(module, ModuleType) else None
         if not isinstance(file, str) or not file.endswith(".py") or name.startswith(_GENERATED):
             continue
         examined = of_the_tool if name.startswith(_OF_THE_TOOL) else frames.owner_of_file(file) is frames.Owner.USER
@@ -62,25 +61,44 @@ def loaded(target: str | None) -> Iterator[tuple[Path, str]]:
             yield path, "/".join(path.parts[-depth:])
 
 
-def keep(raw: Path, target: str | None) -> Iterator[Observation]:
-    """Copy what is loaded and not yet kept below `raw`, and yield a `source` observation for each file.
+class Keeper:
+    """Copies the examined files of one process below `raw`, each once: TARGET's own before it is imported."""
 
-    Of two files of one name from two folders the first is kept: an import would have found that one.
-    """
-    folder = raw / FOLDER
-    for file, path in loaded(target):
+    def __init__(self, raw: Path, target: str | None) -> None:
+        self._folder = raw / FOLDER
+        self._target = target
+        self._file = _file_of(target)  # now: the target may change the current folder, or its own text
+        self._first = list(self._keep(self._file, _path_of(self._file))) if self._file is not None else []
+
+    def observations(self) -> Iterator[Observation]:
+        """Yield a `source` observation for each file that is examined and was not told yet.
+
+        Of two files of one name from two folders the first is kept: an import would have found that one.
+        """
+        yield from self._first
+        self._first = []
+        for file, path in loaded(self._target):
+            yield from self._keep(file, path)
+
+    def _keep(self, file: Path, path: str) -> Iterator[Observation]:
+        copy = self._folder / path
         try:
             content = file.read_bytes()
-            copy = folder / path
             if copy.exists() or len(content) > _LARGEST:
-                continue
+                return
             copy.parent.mkdir(parents=True, exist_ok=True)
             copy.write_bytes(content)
         except OSError:
-            continue  # (a full disk is told by the log itself)
-        digest = hashlib.sha256(content).hexdigest()
-        values = {"file": str(file), "path": path, "sha256": digest, "bytes": len(content)}
-        yield Observation("source", {**values, "target": file == _file_of(target)})
+            return  # (a full disk is told by the log itself)
+        yield Observation("source", {"file": str(file), "path": path, "target": file == self._file})
+
+
+def recorded(run: Run) -> Iterator[Source]:
+    """Yield what the `source` observations of a run name; a path that leads out of its folder is no source."""
+    for _, observation in run.of_kind("source"):
+        file, path = observation.values.get("file"), observation.values.get("path")
+        if isinstance(file, str) and isinstance(path, str) and not fault_of_name(path) and path.endswith(".py"):
+            yield Source(file, path, observation.values.get("target") is True)
 
 
 def _file_of(target: str | None) -> Path | None:
@@ -89,8 +107,5 @@ def _file_of(target: str | None) -> Path | None:
     return where.resolve() if where.suffix == ".py" and where.is_file() else None
 
 
-def recorded(run: Run) -> Iterator[Source]:
-    """Yield what the `source` observations of a run name."""
-    for _, observation in run.of_kind("source"):
-        values = observation.values
-        yield Source(str(values["file"]), str(values["path"]), str(values["sha256"]), bool(values["target"]))
+def _path_of(file: Path) -> str:
+    return file.relative_to(import_root(file)[0]).as_posix()

@@ -238,12 +238,12 @@ def read_header(folder: Path) -> RunHeader | None:
     """Return what a run says of itself, None where it can't be read; its observations are not looked at."""
     try:
         return RunHeader.from_json(loads((folder / RUN_FILE).read_bytes()))
-    except (OSError, RecordError):
+    except (OSError, RecordError, TypeError):
         return None
 
 
 def _read_observations(path: Path) -> tuple[tuple[Observation, ...], tuple[str, ...]]:
-    if not path.exists():
+    if not path.is_file():
         return (), ()
     observations: list[Observation] = []
     damaged: list[str] = []

@@ -29,8 +29,10 @@ class Workspace:
         return self.root / "review_packages"
 
     @classmethod
-    def find(cls, given: Path | None = None) -> Workspace:
+    def find(cls, given: Path | None = None, *, write: bool = True) -> Workspace:
         """Return the workspace: `given`, else `$BFO_DIAG_WORKSPACE`, else the current folder.
+
+        With `write`, its logs/ folder is made.
 
         Raises:
             WorkspaceError: its logs/ folder can't be made or written.
@@ -42,6 +44,8 @@ class Workspace:
         else:
             root, said_by = Path(), "the current folder"
         workspace = cls(root.expanduser().absolute())
+        if not write:
+            return workspace
         try:
             workspace.logs.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=workspace.logs):

@@ -56,6 +56,20 @@ def test_what_trained_without_and_no_more_with_it_is_told():
     cells = [cell("as-is", "easy", "trained"), cell("dual", "easy", "failed", finding="MODE-NOT-TRAINED")]
     dual = next(a for a in approaches.ranked([recording("gradients", *cells)]) if a.name == "Dual closure")
     assert "1 that trained without do not train with it" in dual.measured
+    assert dual.outcome == "nothing to mend, breaks 1"
+
+
+def test_without_the_control_nothing_can_be_said_to_be_mended():
+    dual = next(a for a in approaches.ranked([recording("gradients", cell("dual", "easy", "trained"))]))
+    assert dual.name == "Dual closure"
+    assert dual.outcome == "not measured"
+    assert "without the control, as-is" in dual.measured[-1]
+
+
+def test_a_run_that_measured_nothing_is_no_reason_to_say_that_nothing_is_to_mend():
+    found = approaches.ranked([recording("compile")])
+    compile_ = next(approach for approach in found if approach.name == "Compile compatibility")
+    assert compile_.outcome == "not measured"
 
 
 def test_for_a_step_the_minimal_fix_is_the_mend_of_its_own_lines():

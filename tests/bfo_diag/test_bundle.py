@@ -109,7 +109,7 @@ def run(tmp_path):
     folder, header = store.create(place, probe="gradients", case=case, argv=argv, environment=environment, options={})
     file = f"{home}/jdoe42_train.py"
     with store.ObservationWriter(folder) as log:
-        log.write(Observation("source", {"file": file, "path": "jdoe42_train.py", "sha256": HEX, "target": True}))
+        log.write(Observation("source", {"file": file, "path": "jdoe42_train.py", "target": True}))
         log.write(
             Observation("parameter", {"status": "gradient", "shape": [2], "in_optimizer": True}, Place(parameter="w"))
         )

@@ -10,7 +10,7 @@ import pytest
 from bfo_diag import difference
 from bfo_diag.probes import load_all
 from bfo_diag.recorded import Recorded
-from bfo_diag.records import CaseRecord, Observation, Outcome, Place, Run, RunHeader
+from bfo_diag.records import CaseRecord, Observation, Outcome, Place, Run, RunHeader, Severity
 
 ENVIRONMENT = {"torch": "2.13.0", "python": "3.11.7", "versions": {"numpy": "2.4"}, "flags": {}, "cpu_count": 2}
 
@@ -33,9 +33,7 @@ def step(loss=1.0):
 
 
 def recording(*observations, folder="/home/a", outcome=Outcome.COMPLETE, environment=ENVIRONMENT):
-    source = Observation(
-        "source", {"file": f"{folder}/train.py", "path": "train.py", "sha256": "0", "bytes": 1, "target": True}
-    )
+    source = Observation("source", {"file": f"{folder}/train.py", "path": "train.py", "target": True})
     case = CaseRecord("id", "train-step", target=f"{folder}/train.py:step")
     header = RunHeader("id", "gradients", (), "2026-01-01T00:00:00Z", case, environment)
     run = Run(header, (source, *observations), outcome)
@@ -130,3 +128,41 @@ def test_runs_are_paired_by_probe_and_target():
     other = replace(one, probe=load_all()["compile"])
     assert difference.pairs([one], [other])[0] == []
     assert len(difference.pairs([one], [other])[1]) == 2
+
+
+def test_an_address_in_a_message_is_a_figure():
+    raised = difference.catalogue()["TARGET-RAISED"]
+    assert difference._said(raised.finding("<object at 0x7f3ac0de>, 3.5e-3 of 1,024")) == "<object at #>, # of #"
+
+
+def test_a_severity_and_a_parameter_that_changed_are_said():
+    entry = difference.catalogue()["GRAD-CUT-DETACH"]
+    old = entry.finding("said", place=Place(parameter="w"))
+    new = replace(entry.finding("said", place=Place(parameter="v")), severity=Severity.NOTE)
+    assert difference._what_changed(old, new) == "severity error -> note; parameter w -> v"
+
+
+def test_what_was_not_compared_is_no_reproduction():
+    one = difference.between(recording(parameter(status="gradient")), recording(parameter(status="gradient")))
+    assert difference.as_report([one]).clean
+    told = difference.as_report([one], alone=["bench, since it was left out"])
+    assert not told.clean
+    assert "not compared: bench, since it was left out" in told.verdict
+    assert difference.document([one], alone=["x"])["reproduced"] is False
+
+
+def test_an_edit_is_told_as_one():
+    lost = recording(step(), parameter(), cut(9, "h = x.detach()"))
+    one = difference.between(lost, recording(step(), parameter(status="gradient")))
+    assert difference.as_report([one], edited=["src/a.py"]).verdict == "With your edit of src/a.py: 1 gone."
+    assert difference.as_report([one], ran=False).verdict == "Different: 1 gone."
+    assert ("parameters.without_grad (how many)", 1, 0) in one.figures
+
+
+def test_many_findings_are_paired_in_no_time():
+    lines = [Observation("cut", {}, Place(file="x.py", line=n, source=f"line {n}")) for n in range(3000)]
+    findings = [
+        difference.catalogue()["GRAD-CUT-DETACH"].finding(f"of {line.place.source}", place=line.place) for line in lines
+    ]
+    found = list(difference._findings(findings, findings[::-1]))
+    assert [one.status for one in found] == ["reproduced"] * 3000

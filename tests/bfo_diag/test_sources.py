@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import sys
 import warnings
 
@@ -11,7 +10,7 @@ import torch
 
 from bfo_diag import sources, targets
 from bfo_diag.cases import rosenbrock
-from bfo_diag.records import CaseRecord, Outcome, Run, RunHeader
+from bfo_diag.records import CaseRecord, Observation, Outcome, Run, RunHeader
 
 STEP = """import torch
 from parts_of_it.losses import loss
@@ -39,33 +38,65 @@ def run_of(observations):
 
 def test_what_the_target_imported_of_the_users_own_is_kept_and_nothing_else(project, tmp_path):
     target = f"{project / 'steps_of_it.py'}:step"
+    keeper = sources.Keeper(tmp_path / "raw", target)
     targets.load(target)
-    kept = {source.path: source for source in sources.recorded(run_of(sources.keep(tmp_path / "raw", target)))}
+    kept = {source.path: source for source in sources.recorded(run_of(keeper.observations()))}
     mine = {path for path in kept if (project / path).exists()}
     assert mine == {"steps_of_it.py", "parts_of_it/__init__.py", "parts_of_it/losses.py"}
     assert not any(path.startswith(("torch/", "numpy/", "bfo_diag/probes", "pytorch_bfo_optimizer/")) for path in kept)
     assert [path for path, source in kept.items() if source.is_target] == ["steps_of_it.py"]
-    copy = (tmp_path / "raw" / "src" / "steps_of_it.py").read_bytes()
-    assert copy.decode() == STEP
-    assert hashlib.sha256(copy).hexdigest() == kept["steps_of_it.py"].sha256
-
-
-def test_a_file_that_is_edited_after_it_ran_is_kept_as_it_was(project, tmp_path):
-    target = f"{project / 'steps_of_it.py'}:step"
-    targets.load(target)
-    first = list(sources.keep(tmp_path / "raw", target))
-    (project / "steps_of_it.py").write_text("edited = True\n")
-    assert list(sources.keep(tmp_path / "raw", target)) == []
-    assert first
     assert (tmp_path / "raw" / "src" / "steps_of_it.py").read_text() == STEP
+
+
+def test_a_target_that_edits_itself_is_kept_as_it_was_before_it_was_imported(project, tmp_path):
+    file = project / "steps_of_it.py"
+    file.write_text(STEP + f"import pathlib\npathlib.Path({str(file)!r}).write_text('edited = True')\n")
+    before = file.read_text()
+    keeper = sources.Keeper(tmp_path / "raw", f"{file}:step")
+    targets.load(f"{file}:step")
+    assert file.read_text() == "edited = True"
+    assert len(list(keeper.observations())) >= 3
+    assert list(keeper.observations()) == []
+    assert (tmp_path / "raw" / "src" / "steps_of_it.py").read_text() == before
+
+
+def test_a_target_that_goes_to_another_folder_is_still_the_target(project, tmp_path, monkeypatch):
+    monkeypatch.chdir(project)
+    (project / "steps_of_it.py").write_text("import os\n" + STEP + f"os.chdir({str(tmp_path.parent)!r})\n")
+    keeper = sources.Keeper(tmp_path / "raw", "steps_of_it.py:step")
+    targets.load("steps_of_it.py:step")
+    kept = sources.recorded(run_of(keeper.observations()))
+    assert [source.path for source in kept if source.is_target] == ["steps_of_it.py"]
+
+
+class Lazy:
+    def __getattr__(self, name):
+        raise RuntimeError(f"asked for {name}")
+
+
+@pytest.mark.parametrize("odd", ["none", "number", "lazy"])
+def test_what_stands_in_for_a_module_is_not_asked_for_anything(monkeypatch, odd):
+    thing = {"none": None, "number": 3, "lazy": Lazy()}[odd]
+    monkeypatch.setitem(sys.modules, "odd_module", thing)
+    monkeypatch.setitem(sys.modules, 5, thing)
+    assert list(sources.loaded(None))
+
+
+@pytest.mark.parametrize(
+    "path", ["/etc/passwd.py", "../up.py", "a/../../b.py", "C:/x.py", "a\\b.py", "etc/passwd", "", None, 3, ["x.py"]]
+)
+def test_a_path_that_leads_out_of_its_folder_is_no_source(path):
+    observed = Observation("source", {"file": "/home/a/t.py", "path": path, "target": True})
+    assert list(sources.recorded(run_of([observed]))) == []
 
 
 def test_a_target_that_fails_at_its_import_is_kept_too(tmp_path, fresh_imports):
     (tmp_path / "broken_at_import.py").write_text("raise ValueError('no')\n")
     target = f"{tmp_path / 'broken_at_import.py'}:step"
+    keeper = sources.Keeper(tmp_path / "raw", target)
     with pytest.raises(Exception, match="no"):
         targets.load(target)
-    kept = sources.recorded(run_of(sources.keep(tmp_path / "raw", target)))
+    kept = sources.recorded(run_of(keeper.observations()))
     assert "broken_at_import.py" in [source.path for source in kept]
 
 

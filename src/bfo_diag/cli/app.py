@@ -7,6 +7,7 @@ Exit codes: 0 clean; 1 a finding at or above --fail-on; 2 wrong usage, or a targ
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from typing import Annotated
 
@@ -58,6 +59,7 @@ def _mount(wanted: str | None) -> None:
 
 def main() -> None:
     """Be the console script."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # it ends what was started, as Ctrl-C does
     try:
         _mount(sys.argv[1] if len(sys.argv) > 1 else None)
         app()

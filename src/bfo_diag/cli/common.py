@@ -15,6 +15,7 @@ from bfo_diag.errors import DiagError, ExitCode
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from bfo_diag.archive import Verification
     from bfo_diag.records import JSONValue, Table
     from bfo_diag.workspace import Workspace
 
@@ -38,9 +39,34 @@ def errors_told() -> Iterator[Console]:
     except DiagError as error:
         console.show_error(error, err)
         raise typer.Exit(int(error.exit_code)) from error
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        told = DiagError(
+            f"{error.filename or 'a file'}: {error.strerror or error}", mend="see that it can be read and written"
+        )
+        console.show_error(told, err)
+        raise typer.Exit(int(told.exit_code)) from error
     except KeyboardInterrupt:
         err.print("interrupted; nothing was left half-written")
         raise typer.Exit(int(ExitCode.INTERRUPTED)) from None
+
+
+def checked_package(path: Path) -> Verification:
+    """Verify a package, or the folder of an unpacked one.
+
+    Raises:
+        DiagError: there is nothing of that name, or a folder that is no package.
+    """
+    from bfo_diag import archive
+
+    if not path.exists():
+        raise DiagError(f"there is no file {path}", mend="name a package: review_packages/NAME.tar.gz")
+    if path.is_dir() and not (path / archive.MANIFEST).is_file():
+        raise DiagError(
+            f"the folder {path} holds no {archive.MANIFEST}", mend="name the folder that has README.md in it"
+        )
+    return archive.check_folder(path) if path.is_dir() else archive.verify(path)
 
 
 def output(*, json: bool) -> Console:
@@ -82,7 +108,8 @@ def run_folder(text: str, workspace: Workspace) -> Path:
     if len(near) == 1:
         return near[0]
     if near:
-        raise DiagError(f"{text} begins several runs: {', '.join(run.name for run in near)}", mend="write more of it")
+        some = ", ".join(run.name for run in near[-3:])
+        raise DiagError(f"{text} begins {len(near)} runs, the newest {some}", mend="write more of it")
     newest = ", ".join(run.name for run in runs[-3:])
     mend = f"the newest there are {newest}" if runs else "run bfo-diag gradients, compile or bench first"
     raise DiagError(f"there is no run {text} in {workspace.logs}", mend=mend)

@@ -25,6 +25,7 @@ def command(
     from bfo_diag.errors import DiagError, ExitCode
     from bfo_diag.recorded import Recorded
     from bfo_diag.render import console
+    from bfo_diag.render.text import clean
     from bfo_diag.workspace import Workspace
 
     out = output(json=json)
@@ -32,19 +33,21 @@ def command(
 
         def opened(text: str) -> list[Recorded]:
             path = Path(text)
+            for name in replay.edited(path):
+                out.print(
+                    f"{clean(text)}: {clean(name)} was edited since it was packed; its logs are compared as they are"
+                )
             return stack.enter_context(
-                replay.opened(path if path.exists() else run_folder(text, Workspace.find(workspace)))
+                replay.opened(path if path.exists() else run_folder(text, Workspace.find(workspace, write=False)))
             )[0]
 
         pairs, alone = difference.pairs(opened(before), opened(after))
         if not pairs:
             raise DiagError(f"{before} and {after} have no run of the same probe and target", mend="; ".join(alone))
         found = [difference.between(old, new) for old, new in pairs]
-        report = difference.as_report(found)
+        report = difference.as_report(found, alone=alone, ran=False)
         if json:
-            print_document({**difference.document(found), "alone": alone})
+            print_document(difference.document(found, alone=alone, ran=False))
         else:
             console.show(report, out)
-            for said in alone:
-                out.print(f"not compared: {said}", soft_wrap=True)
         raise typer.Exit(int(ExitCode.CLEAN if report.clean else ExitCode.FINDING))

@@ -6,6 +6,7 @@ Without RUN, the latest run of each probe goes in. The receiver reads report.htm
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -51,7 +52,8 @@ def command(
     force: Annotated[bool, typer.Option("--force", help="Overwrite a package of this name.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would go in, and write nothing.")] = False,
     max_file_mib: Annotated[
-        float, typer.Option(min=0.01, help="MiB of a log that are packed; of a larger one its beginning and end.")
+        float,
+        typer.Option(min=0.01, max=2**20, help="MiB of a log that are packed; of a larger one its beginning and end."),
     ] = 16,
     json: JsonOption = False,
     workspace: WorkspaceOption = None,
@@ -65,9 +67,11 @@ def command(
 
     shown = output(json=json)
     with errors_told():
+        if not math.isfinite(max_file_mib):
+            raise DiagError("--max-file-mib nan is no size", mend="name a number of MiB, such as 16")
         if runs and case is not None:
             raise DiagError("--case and RUN name runs in two ways", mend="leave one of the two out")
-        place = Workspace.find(workspace)
+        place = Workspace.find(workspace, write=False)
         folders = [run_folder(text, place) for text in runs or ()] or bundle.latest(place, target=case)
         folders = sorted(set(folders), key=lambda folder: folder.name)
         wanted = bundle.Wanted(

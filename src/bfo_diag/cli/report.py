@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from bfo_diag.cli.common import WorkspaceOption, errors_told, output, run_folder
+from bfo_diag.cli.common import WorkspaceOption, checked_package, errors_told, output, run_folder
 
 NAME = "report"
 _FORMATS = ("html", "md", "json")
@@ -32,7 +32,9 @@ def command(
     workspace: WorkspaceOption = None,
 ) -> None:
     """Write a page that opens from disk, needs no network, and links each figure to its log line."""
-    from bfo_diag import bundle, recorded, replay
+    from dataclasses import replace
+
+    from bfo_diag import archive, bundle, recorded, replay
     from bfo_diag.errors import DiagError
     from bfo_diag.records import dumps
     from bfo_diag.render import html, markdown
@@ -42,13 +44,16 @@ def command(
     with errors_told():
         if format not in _FORMATS:
             raise DiagError(f"--format {format!r} is not known", mend=f"choose from {', '.join(_FORMATS)}")
-        if what is not None and Path(what).is_file():
+        unpacked = what is not None and (Path(what) / archive.MANIFEST).is_file()
+        if what is not None and (Path(what).is_file() or unpacked):
             beside = Path(what).with_name(Path(what).name.removesuffix(".tar.gz") + ".html")
+            said = checked_package(Path(what)).manifest
+            questions = () if said is None else tuple(map(str, said.about.get("questions") or ()))
             with replay.opened(Path(what)) as (runs, _):
-                review = bundle.page(runs)
+                review = replace(bundle.page(runs), questions=questions)
                 document = bundle.document(runs)
         else:
-            place = Workspace.find(workspace)
+            place = Workspace.find(workspace, write=False)
             folders = [run_folder(what, place)] if what is not None else bundle.latest(place)
             runs = [recorded.read(folder) for folder in folders]
             beside = folders[-1] / "report.html"

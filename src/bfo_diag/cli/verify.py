@@ -7,7 +7,15 @@ from typing import Annotated
 
 import typer
 
-from bfo_diag.cli.common import JsonOption, errors_told, output, print_document, show_table, size
+from bfo_diag.cli.common import (
+    JsonOption,
+    checked_package,
+    errors_told,
+    output,
+    print_document,
+    show_table,
+    size,
+)
 
 NAME = "verify"
 
@@ -25,7 +33,7 @@ def command(
 
     out = output(json=json)
     with errors_told():
-        checked = archive.check_folder(file) if file.is_dir() else archive.verify(file)
+        checked = checked_package(file)
         if json:
             print_document(
                 {
@@ -49,7 +57,7 @@ def command(
                     Cell(entry.state, "muted" if entry.state == "ok" else "bad"),
                     entry.why,
                 )
-                for entry in checked.entries
+                for entry in sorted(checked.entries, key=lambda entry: entry.state == "ok")
             )
             if rows:
                 show_table(Table(checked.root or file.name, ("file", "size", "state", "why"), rows), out)
@@ -59,6 +67,8 @@ def command(
             if checked.ok:
                 out.print(f"Verified: {len(rows)} files, content id {checked.content_id}.", style="bold green")
                 out.print("(The hashes say that nothing changed since it was packed, not who packed it.)", style="dim")
+            elif checked.manifest is None:
+                out.print(f"{clean(str(file))} is no package that can be trusted.", style="bold red", soft_wrap=True)
             else:
                 named = f": {clean(', '.join(wrong[:3]))}" if wrong and not checked.refusals else ""
                 out.print(f"Not as its manifest says{named}. Do not trust it.", style="bold red", soft_wrap=True)

@@ -31,6 +31,7 @@ _GENERIC = frozenset(
     eval val validation random seed max min sum mean std norm size shape module modules function forward backward
     """.split()
 )
+_BEFORE, _AFTER = re.compile(r"[A-Za-z0-9_]{1,100}\Z"), re.compile(r"[A-Za-z0-9_]{1,100}")
 _URL_ESCAPE = re.compile(r"%[0-9a-fA-F]{2}")
 
 
@@ -59,6 +60,13 @@ def find_known(words: Iterable[Known], text: str, lower: str) -> Iterator[Span]:
             if word.stands_at(text, start, end):
                 yield Span(start, end, word.kind, word.key)
             start = lower.find(word.form, start + 1)
+
+
+def identifier_at(text: str, start: int, end: int) -> str:
+    """Return the identifier of which `text[start:end]` is a part."""
+    before = _BEFORE.search(text[max(0, start - 100) : start])
+    after = _AFTER.match(text, end)
+    return (before[0] if before else "") + text[start:end] + (after[0] if after else "")
 
 
 def user_words(name: str) -> list[Known]:

@@ -16,7 +16,7 @@ from bfo_diag.redact.forms import lowered
 from bfo_diag.redact.homes import OwnHome, find_homes, own_home, user_of
 from bfo_diag.redact.identity import Identity
 from bfo_diag.redact.key_blocks import find_key_blocks
-from bfo_diag.redact.known import Known, find_known, host_words, secret_words, user_words
+from bfo_diag.redact.known import Known, find_known, host_words, identifier_at, secret_words, user_words
 from bfo_diag.redact.logins import find_logins, find_urls
 from bfo_diag.redact.placeholders import PLACEHOLDER, Placeholders
 from bfo_diag.redact.shapes import find_shapes
@@ -39,8 +39,12 @@ _DETECTORS: tuple[Detector, ...] = (
 class Redactor:
     """Hides what gives a person away; one for a whole package, so that the placeholders agree."""
 
-    def __init__(self, identity: Identity) -> None:
-        """Know `identity`; its things get the first numbers, in their order."""
+    def __init__(self, identity: Identity, keep: frozenset[str] = frozenset()) -> None:
+        """Know `identity`; its things get the first numbers, in their order.
+
+        `keep` holds identifiers that stay, though a user or host is called so: words of a library, of the record.
+        """
+        self._keep = keep
         self._placeholders = Placeholders()
         self._learned: set[str] = set()
         self._users: list[Known] = []
@@ -136,6 +140,9 @@ class Redactor:
                 chosen += cover.rest(span)
         return sorted(chosen)
 
+    def _but_kept(self, spans: Iterable[Span], text: str) -> Iterator[Span]:
+        return (span for span in spans if not self._keep or identifier_at(text, span.start, span.end) not in self._keep)
+
     def _found(self, text: str, lower: str) -> Iterator[tuple[bool, Iterable[Span]]]:
         """Yield what each detector finds, and whether it may go anywhere in a source; what comes first wins."""
         yield False, find_known(self._secrets, text, lower)
@@ -144,6 +151,6 @@ class Redactor:
         for home in self._homes:
             yield False, home.find(text, lower)
         yield False, (span for span, _ in find_homes(text, lower))
-        yield True, find_known(self._hosts, text, lower)
-        yield True, find_known(self._users, text, lower)
+        yield True, self._but_kept(find_known(self._hosts, text, lower), text)
+        yield True, self._but_kept(find_known(self._users, text, lower), text)
         yield False, find_addresses(text, lower)

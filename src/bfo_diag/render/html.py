@@ -15,6 +15,7 @@ from bfo_diag.records import Review, Severity
 from bfo_diag.render import page_parts
 from bfo_diag.render.page_parts import FoundPart, Limits
 from bfo_diag.render.templates import render, source
+from bfo_diag.render.text import clip, setting
 
 MOST_BYTES = 1_500_000
 """Of a page. A review that would need more is shown with less of each part, and the page says what it leaves out."""
@@ -53,6 +54,7 @@ def _page(review: Review, limits: Limits) -> str:
     return render(
         "page.html.j2",
         review=review,
+        setting=clip(setting(review), 300, where="below"),
         runs=shown_runs,
         grave=[one for one in shown if one.finding.severity is not Severity.NOTE],
         notes=[one for one in shown if one.finding.severity is Severity.NOTE],

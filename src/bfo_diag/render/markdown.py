@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 
 from bfo_diag.records import Cell, Excerpt, Finding, Review, Section, Severity, Table
-from bfo_diag.render.text import clean, clip, safe_url
+from bfo_diag.render.text import clean, clip, safe_url, setting
 
 MOST_BYTES = 60_000
 """Of an issue's text: GitHub takes 65,536 characters."""
@@ -121,6 +121,8 @@ def _folded(summary: str, body: str) -> str:
 
 def _head(review: Review) -> str:
     lines = [f"## {inline(review.title, most=200) or 'bfo-diag report'}", ""]
+    if made := setting(review):
+        lines += [inline(made, most=300), ""]
     lines += [f"- **{inline(said)}**" for said in review.verdict[:40]]
     if review.missing:
         lines += ["", "### Not measured, and why", ""]
@@ -156,7 +158,7 @@ def _finding(section: Section, finding: Finding) -> str:
     if source:
         lines += ["", block(source)]
     if finding.fix:
-        lines += ["", f"**Fix:** {inline(finding.fix)}"]
+        lines += ["", f"**Mend:** {inline(finding.fix)}"]
     url = safe_url(finding.url)
     if finding.url:
         lines += ["", f"See {f'<{url}>' if url else code(finding.url)}"]

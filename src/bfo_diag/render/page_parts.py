@@ -107,6 +107,8 @@ class FoundPart:
     folder: str
     file: str
     message: str
+    short: str
+    """The message in a line, for the list of all findings."""
     fix: str
     href: str
     source: tuple[Line, ...]
@@ -276,6 +278,7 @@ def _finding(number: int, run: RunPart, finding: Finding, limits: Limits, seen: 
         folder=folder + slash,
         file=name,
         message=clip(clean(finding.message), limits.message, where=_REST),
+        short=clip(clean(finding.message.split("\n", 1)[0]), 110, where="below"),
         fix=clip(clean(finding.fix), limits.message, where=_REST),
         href=safe_url(finding.url),
         source=_source(run, finding, limits, seen),

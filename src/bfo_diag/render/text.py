@@ -5,7 +5,14 @@ and is the same for all of them.
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from bfo_diag.records import Review
+
+_SETTING = {"torch": "torch", "python": "Python", "platform": "on", "cuda": "CUDA", "gpus": "GPU"}
+"""What of the environment an expert asks first, and the word before each."""
 
 # Escape codes and other controls; what changes the direction of text or has no width; the line ends that are not "\n";
 # what UTF-8 or XML can't hold; the invisible copies of ASCII.
@@ -17,7 +24,13 @@ _UNSEEN = re.compile(
 
 def clean(text: str) -> str:
     """Return `text` with what can't be seen (escape codes, text direction) made visible as hexadecimal codes."""
-    return _UNSEEN.sub(lambda match: match[0].encode("unicode_escape").decode(), text.replace("\t", "    "))
+    # (A record that somebody sent may hold a number where a text belongs.)
+    return _UNSEEN.sub(lambda match: match[0].encode("unicode_escape").decode(), str(text).replace("\t", "    "))
+
+
+def one_line(text: str) -> str:
+    """Return `text` clean and in one line: a line end shows as its code."""
+    return clean(text).replace("\n", "\\n")
 
 
 def clip(text: str, limit: int, *, where: str) -> str:
@@ -39,3 +52,11 @@ def safe_url(url: str) -> str:
     except ValueError:
         return ""
     return url if parts.scheme in ("https", "http") and parts.hostname else ""
+
+
+def setting(review: Review) -> str:
+    """Return in one line where the runs were made: what an expert asks first."""
+    known = dict(review.environment)
+    words = [f"{name} {known[key]}" for key, name in _SETTING.items() if known.get(key) not in (None, "", "none")]
+    started = min((section.started_utc for section in review.sections), default="")
+    return ", ".join([*words, *([started.partition("T")[0]] if started else [])])

@@ -51,7 +51,7 @@ def test_a_finding_shows_its_place_source_fix_link_and_the_log_lines_that_prove_
     lines = [line.text.split(None, 1) for line in finding.with_class("line")]
     assert [number for number, _ in lines] == ["21", "22", "23"]
     assert next(finding.all("mark")).text == "22 this line:     values = features.numpy()\n"
-    assert "Fix use torch functions" in finding.text
+    assert "Mend use torch functions" in finding.text
     outside = [link for link in finding.all("a") if link["href"].startswith("https:")]
     assert [link["rel"] for link in outside] == ["noopener noreferrer"]
     run = review.sections[1].run_id

@@ -54,7 +54,7 @@ def _modes(case: Case) -> Table:
                 mode.name,
                 Cell(duration(mode.step_s), "", timed),
                 Cell("not measured" if mode.ratio is None else interval(mode.ratio), "", timed),
-                Cell(mode.verdict, "bad" if mode.verdict == "slower" else ""),
+                Cell(_word(case, mode), "bad" if mode.verdict == "slower" else ""),
                 Cell(_compile(mode), "", first),
                 Cell(_break_even(case, mode), "", (*first, *timed)),
                 Cell(_memory(case, mode.name), "", first),
@@ -151,6 +151,11 @@ def interval(found: st.Interval) -> str:
     return f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}]"
 
 
+def _word(case: Case, mode: Mode) -> str:
+    """Return the verdict of a mode; where the control is off, not to see a difference is not to know."""
+    return "too noisy to tell" if case.noisy and mode.verdict == "no difference" else mode.verdict
+
+
 def _compile(mode: Mode) -> str:
     shown = [duration(mode.compile_s[c]) if c in mode.compile_s else "-" for c in (mode.first_cache, "warm")]
     return " / ".join(shown)
@@ -158,6 +163,8 @@ def _compile(mode: Mode) -> str:
 
 def _break_even(case: Case, mode: Mode) -> str:
     found = mode.break_even(mode.first_cache)
+    if found.steps is None and case.noisy and mode.verdict == "no difference":
+        return "not known: noisy"
     if found.steps is None:
         return "never" if mode.ratio is not None else "-"
     eager_s = case.median_s(EAGER) or 0.0
@@ -267,6 +274,8 @@ def _answer(case: Case) -> str:
 
 def _of_mode(case: Case, mode: Mode) -> str:
     assert mode.ratio is not None
+    if case.noisy and mode.verdict == "no difference":
+        return f"{mode.name}: can't be told from eager in this noise"
     if mode.verdict == "no difference":
         return f"{mode.name}: no difference, so compiling never pays"
     if mode.verdict == "slower":

@@ -165,7 +165,11 @@ def _compared(switch: str, before: Analysis, tried: PartResult) -> Observation:
     worked = tried.ended and not tried.stopped and len(after.calls) == len(before.calls)
     worked = worked and all(call["ok"] for call in after.calls) and any(after.graphs.values())
     old, new = {site.key(): site for site in before.sites}, {site.key() for site in after.sites}
-    differs = worked and not _same(before.calls[0]["returned"], after.calls[0]["returned"])
+    differs = worked and any(
+        not _same(old_call[key], new_call[key])
+        for old_call, new_call in zip(before.calls, after.calls, strict=True)
+        for key in ("returned", "parameters")
+    )
     gone = [key for key in old if key not in new and SWITCHES.get(old[key].code) == switch]
     mends = gone if worked and not differs and new <= set(old) else []
     return Observation(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -164,6 +166,7 @@ def run_calls(
                     "call_s": call_s,
                     "ok": done.ok,
                     "returned": _fingerprint(done.value),
+                    "parameters": _parameters() if number == calls - 1 else None,
                     "disabled_by": _disabled_by(subject),
                     "cudagraph_skips": _cudagraph_skips(),
                 },
@@ -171,6 +174,14 @@ def run_calls(
             if not done.ok:
                 yield from _stopped(done, f"compiled call {number + 1}", number=number + 1)
                 return
+
+
+def _parameters() -> float | None:
+    """Return one number of all parameters of this process: a step that trains otherwise ends with another."""
+    held = [thing for thing in gc.get_objects() if type(thing) is torch.nn.Parameter]
+    with torch.no_grad():
+        sums = [float(p.double().abs().sum()) for p in held if p.is_floating_point() and p.layout is torch.strided]
+    return math.fsum(sums) if sums else None
 
 
 def fullgraph(

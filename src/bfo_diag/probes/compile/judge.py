@@ -284,7 +284,8 @@ def _of_application(analysis: Analysis) -> Iterator[Finding]:
     for number, observation in analysis.of("fix"):
         values = observation.values
         if values["differs"]:
-            message = f"torch._dynamo.config.{values['switch']} = True changes what the target returns."
+            message = f"torch._dynamo.config.{values['switch']} = True changes what the target computes (its losses or "
+            message += "parameters): no mend."
             yield entries["COMPILE-RESULT-DIFFERS"].finding(message, evidence=(number,))
 
 
