@@ -19,7 +19,8 @@ _ENDS = ("raised", "refused", "died", "timed_out", "interrupted")
 _TAIL = 4000
 _EVIDENCE = 600
 """Characters of a log line in a document; the log has it whole."""
-_SPAN = re.compile(r"(`[^`]+`)")
+_SPAN = re.compile(r"(`[^`]+`|(?<![\w.`])(?=[\w.]*(?:\b_|_\b))[A-Za-z_]\w*(?:\.\w+)*)")
+"""What is code: between backticks, or a name with an underscore at an end of one of its parts (`torch._dynamo`)."""
 _MARKUP = re.compile(r"[\\*\[\]<>|`]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|^[#+=-]|&(?=[#\w]+;)|(?<=^\d)[.)]")
 
 
@@ -77,6 +78,7 @@ def _filled(name: str, **values: object) -> str:
 def _plain(text: str) -> str:
     """Return data as a line of Markdown that reads well unrendered too: what is in backticks stays as it is."""
     parts = _SPAN.split(" ".join(clean(text).split()))
+    parts[1::2] = [part if part.startswith("`") else f"`{part}`" for part in parts[1::2]]
     return "".join(part if index % 2 else _MARKUP.sub(r"\\\g<0>", part) for index, part in enumerate(parts))
 
 

@@ -124,3 +124,10 @@ def size(count: int) -> str:
         if count_now < 1024:
             return f"{count_now:.1f} {unit}"
     return f"{count / 2**30:.2f} GiB"
+
+
+def hidden(counts: dict[str, int]) -> str:
+    """Return how much was hidden, by kind."""
+    if not counts:
+        return "nothing had to be redacted"
+    return "redacted: " + ", ".join(f"{kind.replace('_', ' ')} {count}" for kind, count in counts.items())

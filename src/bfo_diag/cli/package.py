@@ -16,6 +16,7 @@ from bfo_diag.cli.common import (
     JsonOption,
     WorkspaceOption,
     errors_told,
+    hidden,
     output,
     print_document,
     run_folder,
@@ -63,6 +64,7 @@ def command(
     from bfo_diag.errors import DiagError
     from bfo_diag.records import Table
     from bfo_diag.render.console import show_written
+    from bfo_diag.render.text import clean
     from bfo_diag.workspace import Workspace, make_folder
 
     shown = output(json=json)
@@ -102,15 +104,8 @@ def command(
         else:
             rows = tuple((path, size(count)) for path, count in files)
             title = f"{staged.name}: {'what would go in' if dry_run else 'packed'}"
-            show_table(Table(title, ("file", "size"), rows, _redacted(staged.about["redacted"])), shown)
+            show_table(Table(title, ("file", "size"), rows, hidden(staged.about["redacted"])), shown)
         for warning in staged.warnings:
-            shown.print(f"mind: {warning}", soft_wrap=True)
+            shown.print(f"mind: {clean(warning)}", soft_wrap=True)
         if target is not None:
             show_written(target, shown)
-
-
-def _redacted(counts: dict[str, int]) -> str:
-    """Return how much was hidden, by kind."""
-    if not counts:
-        return "nothing had to be redacted"
-    return "redacted: " + ", ".join(f"{kind.replace('_', ' ')} {count}" for kind, count in counts.items())

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bfo_diag.cli.common import JsonOption, WorkspaceOption, errors_told, output, print_document
+from bfo_diag.cli.common import JsonOption, WorkspaceOption, errors_told, hidden, output, print_document
 from bfo_diag.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 NAME = "review"
 _PROBES = ("gradients", "compile", "bench")
+_MOST = 5
+"""Findings that are shown in full at the end; the page has all."""
 _WORST = (ExitCode.DEFECT, ExitCode.TARGET_RAISED, ExitCode.USAGE, ExitCode.NOTHING_MEASURED, ExitCode.FINDING)
 
 
@@ -63,7 +65,8 @@ def command(
     """Examine it in every way, and pack the evidence: the verdict, a page and a tarball."""
     from bfo_diag import bundle, recorded, targets
     from bfo_diag.errors import DiagError
-    from bfo_diag.render.console import show_written
+    from bfo_diag.render.console import show_grave, show_written
+    from bfo_diag.render.text import clean
     from bfo_diag.workspace import Workspace, make_folder, write_whole
 
     shown = output(json=json)
@@ -77,6 +80,11 @@ def command(
         checked = None if name is None else bundle.checked_name(name)
         place = Workspace.find(workspace)
         make_folder(out or place.packages)
+        for taken in [] if checked is None or force else [f"{checked}.tar.gz", f"{checked}.html"]:
+            if ((out or place.packages) / taken).exists():
+                raise DiagError(
+                    f"{(out or place.packages) / taken} exists", mend="choose another --name, or add --force"
+                )
         common = {"target": target, "inputs": tuple(input or ()), "device": device, "seed": seed, "timeout": timeout}
         folders: list[Path] = []
         codes: list[ExitCode] = []
@@ -101,10 +109,14 @@ def command(
                     "content_id": manifest.content_id,
                 }
             )
-        for warning in staged.warnings:
-            shown.print(f"mind: {warning}", soft_wrap=True)
+        found = [finding for folder in folders for finding in recorded.read(folder).findings]
+        show_grave(sorted(found, key=lambda finding: -finding.severity.rank), shown, most=_MOST)
         shown.print()
-        shown.print("Read it: the page is what the package's receiver sees. Send the package.")
+        for warning in staged.warnings:
+            shown.print(f"mind: {clean(warning)}", soft_wrap=True)
+        shown.print(
+            f"{hidden(staged.about['redacted'])}. Read the page before you send the package: it is what an expert sees."
+        )
         show_written(page, shown)
         show_written(package, shown)
         worst = next((code for code in _WORST if code in codes), ExitCode.CLEAN)

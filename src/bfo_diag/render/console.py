@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,10 +33,8 @@ def console(*, stderr: bool = False) -> Console:
 def show(report: Report, out: Console) -> None:
     """Print the report: findings, tables, then the verdict, which is what should stand next to the prompt."""
     show_tables(report, out)
-    grave = [finding for finding in report.findings if finding.severity is not Severity.NOTE]
+    show_grave(report.findings, out)
     notes = [finding for finding in report.findings if finding.severity is Severity.NOTE]
-    for finding in grave:
-        _finding(finding, out)
     if notes:
         out.print(Text(f"{len(notes)} note{'s' if len(notes) > 1 else ''}:", style="bold"))
     for finding in notes:
@@ -44,6 +43,15 @@ def show(report: Report, out: Console) -> None:
         out.print(Text(clean(f"log: {line}"), style="yellow"))
     out.print()
     out.print(Text(clean(report.verdict), style="bold green" if report.clean else "bold red"))
+
+
+def show_grave(findings: Sequence[Finding], out: Console, *, most: int | None = None) -> None:
+    """Print the findings that are more than notes, the first `most` of them."""
+    grave = [finding for finding in findings if finding.severity is not Severity.NOTE]
+    for finding in grave[:most]:
+        _finding(finding, out)
+    if most is not None and len(grave) > most:
+        out.print(Text(f"\nand {len(grave) - most} more, on the page"))
 
 
 def show_tables(report: Report, out: Console) -> None:
