@@ -132,10 +132,11 @@ def _capture(
 ) -> None:
     device = spec["device"] if parts is not None else targets.resolve_device(spec["device"])
 
-    keeper = sources.Keeper(folder / RAW_FOLDER, spec["target"])
+    # (Who conducts parts imports nothing of the target: each part keeps what it imported itself.)
+    keeper = sources.Keeper(folder / RAW_FOLDER, spec["target"]) if parts is None else None
 
     def keep_sources() -> None:
-        for source in keeper.observations():
+        for source in keeper.observations() if keeper is not None else ():
             write(source)
 
     request = ChildRequest(spec["target"], tuple(spec["inputs"]), device, spec["seed"], parts, keep_sources)
@@ -151,8 +152,7 @@ def _capture(
             write_progress(folder, where or vars(said))
         else:
             write(said)
-    if parts is None:
-        keep_sources()  # what was imported later on
+    keep_sources()  # what was imported later on
 
 
 def main() -> None:
