@@ -207,31 +207,43 @@ def test_no_run_at_all_says_what_to_do(tmp_path):
 BIG = """
 import pathlib, sys
 from bfo_diag import archive, bundle
-run, out = map(pathlib.Path, sys.argv[1:])
-path, _, _ = bundle.build(bundle.Wanted((run,), "big", cap=2**40), out)
+run, out, cap = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), int(sys.argv[3])
+path, _, _ = bundle.build(bundle.Wanted((run,), "big", cap=cap), out)
 assert archive.verify(path).ok
 status = pathlib.Path("/proc/self/status").read_text()  # (ru_maxrss is inherited from who starts a process)
 print(int(status.partition("VmHWM:")[2].split()[0]) // 1024)
 """
 
 
+def peak_mib(run, out, cap):
+    out.mkdir()
+    script = [sys.executable, "-c", BIG, str(run), str(out), str(cap)]
+    return int(subprocess.run(script, capture_output=True, text=True, check=True).stdout)
+
+
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads its peak memory from /proc")
-def test_memory_does_not_grow_with_the_log(run, tmp_path):
-    def peak_mib(lines):
+def test_memory_does_not_grow_with_what_the_target_printed(run, tmp_path):
+    def printed(lines):
         with (run / "raw" / "stdout.txt").open("w") as out:
             for number in range(lines):
                 out.write(f"step {number} loss {number * 0.6180339887 % 1:.12f} {number * 2654435761 % 2**64:016x}\n")
-        done = subprocess.run(
-            [sys.executable, "-c", BIG, str(run), str(tmp_path / f"out-{lines}")],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        return int(done.stdout)
 
-    (tmp_path / "out-1000").mkdir()
-    (tmp_path / "out-700000").mkdir()
-    small, large = peak_mib(1000), peak_mib(700_000)  # 37 MB
+    printed(1000)
+    small = peak_mib(run, tmp_path / "small", 2**40)
+    printed(700_000)
     assert (run / "raw" / "stdout.txt").stat().st_size > 30 * 2**20
+    large = peak_mib(run, tmp_path / "large", 2**40)
     assert large < 200
     assert large < small + 30
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads its peak memory from /proc")
+def test_memory_is_bounded_for_a_log_of_any_length(run, tmp_path):
+    line = dumps(
+        Observation("parameter", {"status": "gradient", "shape": [2], "grad_norm": 0.5}, Place(parameter="w")).to_json()
+    )
+    with (run / store.OBSERVATIONS_FILE).open("a") as log:
+        for _ in range(400_000):
+            log.write(line + "\n")
+    assert (run / store.OBSERVATIONS_FILE).stat().st_size > 40 * 2**20
+    assert peak_mib(run, tmp_path / "out", bundle.CAP) < 200

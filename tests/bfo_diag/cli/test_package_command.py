@@ -133,7 +133,7 @@ def test_what_was_not_measured_is_said(unpacked):
     readme = (unpacked / "README.md").read_text("utf-8")
     assert "bench: not measured: there is no run of bfo-diag bench" in readme
     solutions = (unpacked / "solutions" / "PROPOSED_SOLUTIONS.md").read_text("utf-8")
-    assert "src/train\\_REDACTED\\_user\\_1.py:14: drop the detach()" in solutions
+    assert "src/train_REDACTED_user_1.py:14: drop the detach()" in solutions
     assert solutions.count("not measured: the examined target is a training step") == 3
 
 

@@ -147,6 +147,7 @@ def run_calls(
 
     With `switch`, that option of torch._dynamo.config is on.
     """
+    others = _parameters()  # of what else is in this process
     subject, compiled = _compiled(
         request, factory, compiles_itself, {"backend": backend, "mode": mode, "dynamic": dynamic, "fullgraph": False}
     )
@@ -166,7 +167,7 @@ def run_calls(
                     "call_s": call_s,
                     "ok": done.ok,
                     "returned": _fingerprint(done.value),
-                    "parameters": _parameters() if number == calls - 1 else None,
+                    "parameters": _parameter_sum(others) if number == calls - 1 else None,
                     "disabled_by": _disabled_by(subject),
                     "cudagraph_skips": _cudagraph_skips(),
                 },
@@ -176,9 +177,15 @@ def run_calls(
                 return
 
 
-def _parameters() -> float | None:
-    """Return one number of all parameters of this process: a step that trains otherwise ends with another."""
-    held = [thing for thing in gc.get_objects() if type(thing) is torch.nn.Parameter]
+def _parameters() -> list[torch.nn.Parameter]:
+    """Return all parameters of this process."""
+    return [thing for thing in gc.get_objects() if type(thing) is torch.nn.Parameter]
+
+
+def _parameter_sum(others: list[torch.nn.Parameter]) -> float | None:
+    """Return one number of the target's parameters (all but `others`): a step that trains otherwise has another."""
+    known = {id(parameter) for parameter in others}
+    held = [parameter for parameter in _parameters() if id(parameter) not in known]
     with torch.no_grad():
         sums = [float(p.double().abs().sum()) for p in held if p.is_floating_point() and p.layout is torch.strided]
     return math.fsum(sums) if sums else None
