@@ -129,5 +129,5 @@ def size(count: int) -> str:
 def hidden(counts: dict[str, int]) -> str:
     """Return how much was hidden, by kind."""
     if not counts:
-        return "nothing had to be redacted"
-    return "redacted: " + ", ".join(f"{kind.replace('_', ' ')} {count}" for kind, count in counts.items())
+        return "Nothing had to be redacted"
+    return "Redacted: " + ", ".join(f"{kind.replace('_', ' ')} {count}" for kind, count in counts.items())

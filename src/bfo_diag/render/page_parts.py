@@ -16,6 +16,7 @@ from bfo_diag.render.text import clean, clip, safe_url
 
 _NUMBER = re.compile(r"(?:not finite|[-+]?[\d,]+(?:\.\d+)?(?:e[-+]?\d+)?)(?: ?(?:%|x|ns|us|ms|s|min|h|KiB|MiB|GiB))?")
 _UTC = re.compile(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d)(?:\.\d+)?Z")
+_SHORT = 120
 _REST = "in the log"
 
 
@@ -264,6 +265,12 @@ def findings(runs: Sequence[RunPart], limits: Limits) -> list[FoundPart]:
     return [_finding(number, run, finding, limits, seen) for number, (run, finding) in enumerate(found, 1)]
 
 
+def _in_short(message: str) -> str:
+    """Return the beginning of a message, to its last whole word; the finding below has it all."""
+    line = clean(message.split("\n", 1)[0])
+    return line if len(line) <= _SHORT else line[:_SHORT].rpartition(" ")[0] + "…"
+
+
 def _finding(number: int, run: RunPart, finding: Finding, limits: Limits, seen: set[tuple[str, str, int]]) -> FoundPart:
     place = finding.place
     file = (place.file or "") if place is not None else ""
@@ -278,7 +285,7 @@ def _finding(number: int, run: RunPart, finding: Finding, limits: Limits, seen: 
         folder=folder + slash,
         file=name,
         message=clip(clean(finding.message), limits.message, where=_REST),
-        short=clip(clean(finding.message.split("\n", 1)[0]), 110, where="below"),
+        short=_in_short(finding.message),
         fix=clip(clean(finding.fix), limits.message, where=_REST),
         href=safe_url(finding.url),
         source=_source(run, finding, limits, seen),
