@@ -164,7 +164,6 @@ def review(
     *,
     title: str,
     environment: Mapping[str, JSONValue],
-    questions: Sequence[str] = (),
     missing: Sequence[tuple[str, str]] = (),
 ) -> Review:
     """Return the page of several runs: the verdict of each first."""
@@ -174,7 +173,6 @@ def review(
         clean=bool(sections) and all(section.report.clean for section in sections),
         sections=tuple(sections),
         environment=tuple(_flat(environment)),
-        questions=tuple(questions),
         missing=tuple(missing),
     )
 
