@@ -20,6 +20,7 @@ def test_there_is_one_for_each_way_to_mend_it():
         "Smart closure wrapper",
         "Configuration",
         "Minimal fix",
+        "Minimal fix in a training step",
         "Compile compatibility",
     ]
 
