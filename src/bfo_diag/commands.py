@@ -33,11 +33,9 @@ def arguments(header: RunHeader, probe: Probe, *, target: str | None, elsewhere:
         words.append(f"--seed={header.case.seed}")
     if header.timeout_s is not None:
         words.append(f"--timeout={header.timeout_s:g}")
-    parameters = list(inspect.signature(probe.capture, eval_str=True).parameters.values())[1:]
-    for parameter in parameters:
-        if elsewhere and parameter.name in probe.local:
-            continue
-        words += _option(parameter, header.options.get(parameter.name))
+    for name, parameter in probe.options.items():
+        if not (elsewhere and name in probe.local):
+            words += _option(parameter, header.options.get(name))
     return words
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from bfo_diag import approaches, commands, store
 from bfo_diag.findings import Entry, catalogue
 from bfo_diag.recorded import Recorded
-from bfo_diag.records import Finding, Review, Severity
+from bfo_diag.records import Finding, Review
 from bfo_diag.render import markdown
 from bfo_diag.render.templates import render
 from bfo_diag.render.text import clean, clip, safe_url, setting
@@ -90,7 +90,7 @@ def _groups(runs: Sequence[Recorded]) -> Iterator[tuple[str, Entry | None, list[
             found.setdefault(finding.code, []).append((one, finding))
 
     def rank(code: str) -> int:
-        return -max(list(Severity).index(finding.severity) for _, finding in found[code])
+        return -max(finding.severity.rank for _, finding in found[code])
 
     for code in sorted(found, key=rank):
         yield code, catalogue().get(code), found[code]

@@ -117,13 +117,10 @@ def run_folder(text: str, workspace: Workspace) -> Path:
 
 def size(count: int) -> str:
     """Return a number of bytes in the unit that suits it."""
-    if count < 1024:
-        return f"{count} B"
-    for unit in ("KiB", "MiB"):
-        count_now = count / 1024 if unit == "KiB" else count / 2**20
-        if count_now < 1024:
-            return f"{count_now:.1f} {unit}"
-    return f"{count / 2**30:.2f} GiB"
+    for power, unit in ((3, "GiB"), (2, "MiB"), (1, "KiB")):
+        if count >= 1024**power:
+            return f"{count / 1024**power:.1f} {unit}"
+    return f"{count} B"
 
 
 def hidden(counts: dict[str, int]) -> str:

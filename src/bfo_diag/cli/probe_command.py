@@ -64,8 +64,7 @@ def _common(
 
 def probe_command(probe: Probe) -> Callable[..., None]:
     """Return a function with the signature that typer reads: TARGET, the probe's options, the common ones."""
-    # (Not typing.get_type_hints: on Python 3.10 it wraps what defaults to None, and typer's metadata is lost.)
-    own = dict(list(inspect.signature(probe.capture, eval_str=True).parameters.items())[1:])
+    own = probe.options
     common = dict(inspect.signature(_common, eval_str=True).parameters)
     for name, default in {**probe.defaults, "fail_on": probe.fail_on}.items():
         common[name] = common[name].replace(default=default)

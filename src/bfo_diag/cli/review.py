@@ -63,7 +63,7 @@ def command(
     workspace: WorkspaceOption = None,
 ) -> None:
     """Examine it in every way, and pack the evidence: the verdict, a page and a tarball."""
-    from bfo_diag import bundle, recorded, targets
+    from bfo_diag import bundle, targets
     from bfo_diag.errors import DiagError
     from bfo_diag.render.console import show_grave, show_written
     from bfo_diag.render.text import clean
@@ -77,59 +77,65 @@ def command(
             targets.check(target)
         elif input:
             raise DiagError("--input goes with an nn.Module as TARGET", mend="name the module: file.py:Name")
-        checked = None if name is None else bundle.checked_name(name)
         place = Workspace.find(workspace)
-        make_folder(out or place.packages)
-        for taken in [] if checked is None or force else [f"{checked}.tar.gz", f"{checked}.html"]:
-            if ((out or place.packages) / taken).exists():
-                raise DiagError(
-                    f"{(out or place.packages) / taken} exists", mend="choose another --name, or add --force"
-                )
+        packages = out or place.packages
+        checked = None if name is None else bundle.checked_name(name)
+        make_folder(packages)
+        if checked is not None and not force:
+            _refuse_taken(packages, checked)
         common = {"target": target, "inputs": tuple(input or ()), "device": device, "seed": seed, "timeout": timeout}
-        folders: list[Path] = []
+        runs: list[Recorded] = []
         codes: list[ExitCode] = []
         for probe_name in _PROBES:
-            folder, code = _run(probe_name, common, place, err, alone=not folders)
-            folders.append(folder)
+            one, code = _run(probe_name, common, place, err, alone=not runs)
+            runs.append(one)
             codes.append(code)
-            shown.print(_line(recorded.read(folder)), soft_wrap=True)
+            shown.print(f"{probe_name}: {clean(one.probe.verdict(one.run, one.findings))}", soft_wrap=True)
             shown.file.flush()  # who reads a pipe or a file sees how far it is
             if code is ExitCode.INTERRUPTED:
                 raise typer.Exit(int(code))
-        wanted = bundle.Wanted(tuple(folders), checked, tuple(question or ()))
-        package, manifest, staged = bundle.build(wanted, out or place.packages, force=force)
+        wanted = bundle.Wanted(tuple(one.folder for one in runs), checked, tuple(question or ()))
+        package, manifest, staged = bundle.build(wanted, packages, force=force)
         page = package.with_name(f"{staged.name}.html")
         write_whole(page, staged.page_text)
         if json:
-            print_document(
-                {
-                    **bundle.document([recorded.read(folder) for folder in folders]),
-                    "package": str(package),
-                    "page": str(page),
-                    "content_id": manifest.content_id,
-                }
-            )
-        found = [finding for folder in folders for finding in recorded.read(folder).findings]
+            written = {"package": str(package), "page": str(page), "content_id": manifest.content_id}
+            print_document({**bundle.document(runs), **written})
+        found = [finding for one in runs for finding in one.findings]
         show_grave(sorted(found, key=lambda finding: -finding.severity.rank), shown, most=_MOST)
         shown.print()
         for warning in staged.warnings:
             shown.print(f"mind: {clean(warning)}", soft_wrap=True)
-        shown.print(
-            f"{hidden(staged.about['redacted'])}. Read the page before you send the package: it is what an expert sees."
-        )
+        said = hidden(staged.about["redacted"])
+        shown.print(f"{said}. Read the page before you send the package: it is what an expert sees.")
         show_written(page, shown)
         show_written(package, shown)
         worst = next((code for code in _WORST if code in codes), ExitCode.CLEAN)
         raise typer.Exit(int(ExitCode.CLEAN if worst is ExitCode.FINDING and fail_on == "none" else worst))
 
 
-def _run(name: str, common: dict[str, Any], place: Workspace, err: Console, *, alone: bool) -> tuple[Path, ExitCode]:
-    """Run one probe as its own command would, with its short options, and return its folder and exit code.
+def _refuse_taken(folder: Path, name: str) -> None:
+    """Refuse a name before any work is done.
+
+    Raises:
+        DiagError: the package or its page is there.
+    """
+    from bfo_diag.errors import DiagError
+
+    for file in (folder / f"{name}.tar.gz", folder / f"{name}.html"):
+        if file.exists():
+            raise DiagError(f"{file} exists", mend="choose another --name, or add --force")
+
+
+def _run(
+    name: str, common: dict[str, Any], place: Workspace, err: Console, *, alone: bool
+) -> tuple[Recorded, ExitCode]:
+    """Run one probe as its own command would, with its short options, and return what it recorded and its exit code.
 
     Raises:
         DiagError: the first probe (`alone`) was refused: a target that can't be loaded is the same to all.
     """
-    from bfo_diag import report, runner
+    from bfo_diag import recorded, report, runner
     from bfo_diag.cli.progress import watching
     from bfo_diag.probes import load_all
 
@@ -140,22 +146,12 @@ def _run(name: str, common: dict[str, Any], place: Workspace, err: Console, *, a
     refused = runner.refusal(run)
     if refused is not None and alone:
         raise refused
+    one = recorded.read(folder)
     if refused is not None:
-        return folder, refused.exit_code
-    gates = tuple(part for part in probe.fail_on.split(",") if part)
-    return folder, report.exit_code(run, probe, report.findings(run, probe), fail_on=gates)
+        return one, refused.exit_code
+    return one, report.exit_code(run, probe, one.findings, fail_on=tuple(probe.fail_on.split(",")))
 
 
 def _options(probe: Probe, target: str | None) -> dict[str, Any]:
     """Return the defaults of the probe's own options, with what makes it short."""
-    import inspect
-
-    parameters = list(inspect.signature(probe.capture, eval_str=True).parameters.values())[1:]
-    defaults = {parameter.name: parameter.default for parameter in parameters}
-    return {**defaults, **probe.short, **(probe.short_of_builtins if target is None else probe.short_of_target)}
-
-
-def _line(one: Recorded) -> str:
-    from bfo_diag.render.text import clean
-
-    return f"{one.probe.name}: {clean(one.probe.verdict(one.run, one.findings))}"
+    return {**{name: option.default for name, option in probe.options.items()}, **probe.short(target)}

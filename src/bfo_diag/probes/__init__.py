@@ -7,6 +7,7 @@ observations; `judge` and `summarise` read a finished run, and need neither torc
 from __future__ import annotations
 
 import importlib
+import inspect
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -88,12 +89,8 @@ class Probe:
     """The figures of a page."""
     details: Callable[[Run], Iterator[Table]] = lambda run: iter(())
     """Tables for a page beyond those of a terminal, where the findings say the same."""
-    short: Mapping[str, JSONValue] = field(default_factory=dict)
-    """Options with which `bfo-diag review` runs it, in place of their defaults."""
-    short_of_builtins: Mapping[str, JSONValue] = field(default_factory=dict)
-    """Further ones, without a TARGET."""
-    short_of_target: Mapping[str, JSONValue] = field(default_factory=dict)
-    """Further ones, where a TARGET is named."""
+    short: Callable[[str | None], Mapping[str, JSONValue]] = lambda target: {}
+    """Returns the options with which `bfo-diag review` runs it on a TARGET (or None), in place of their defaults."""
     parts: Mapping[str, Callable[..., Iterator[Observation | Progress]]] = field(default_factory=dict)
     """What `capture` has done by `request.part` in processes of their own. Such a `capture` itself imports no torch."""
     needs_processes: bool = False
@@ -108,6 +105,12 @@ class Probe:
     """Other defaults for the options that every probe has."""
     environment: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def options(self) -> dict[str, inspect.Parameter]:
+        """The options of `capture`, by name."""
+        # (Not typing.get_type_hints: on Python 3.10 it wraps what defaults to None, and typer's metadata is lost.)
+        return dict(list(inspect.signature(self.capture, eval_str=True).parameters.items())[1:])
+
 
 def later(module: str, name: str) -> Any:
     """Return a function of a module that is imported when it is called: `--help` is not to wait for it."""
@@ -116,6 +119,12 @@ def later(module: str, name: str) -> Any:
         return getattr(importlib.import_module(module), name)(*args, **kwargs)
 
     return call
+
+
+def readers(package: str) -> dict[str, Any]:
+    """Return what reads a run of the probe in `package`: `judge.py` and `summary.py`, imported when they are asked."""
+    names = ("summarise", "tables", "verdict", "measured", "charts")
+    return {"judge": later(f"{package}.judge", "judge")} | {n: later(f"{package}.summary", n) for n in names}
 
 
 def load_all() -> dict[str, Probe]:

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from bfo_diag.errors import DiagError
-from bfo_diag.probes import PartResult, Probe, Progress, Request, later
+from bfo_diag.probes import PartResult, Probe, Progress, Request, readers
 from bfo_diag.probes.bench.arms import AS_IT_IS, EAGER, MODES, REFERENCE, chosen
 from bfo_diag.records import JSONValue, Observation
 
@@ -231,20 +231,19 @@ def _part(name: str) -> Any:
     return run
 
 
+def _short(target: str | None) -> dict[str, JSONValue]:
+    few: dict[str, JSONValue] = {"processes": 3, "seconds": 1.0}
+    return few if target is not None else {**few, "cases": "char_transformer_train_step"}
+
+
 PROBE = Probe(
     name="bench",
     help="Whether compiling pays: speed-up with its interval, compile time, break-even in steps, memory, and whether "
     "the results are the same.",
     capture=capture,
-    judge=later(f"{__name__}.judge", "judge"),
-    summarise=later(f"{__name__}.summary", "summarise"),
-    tables=later(f"{__name__}.summary", "tables"),
-    verdict=later(f"{__name__}.summary", "verdict"),
-    measured=later(f"{__name__}.summary", "measured"),
-    charts=later(f"{__name__}.summary", "charts"),
+    **readers(__name__),
     parts={name: _part(name) for name in ("first", "measure")},
     needs_processes=True,
     defaults={"device": "auto"},
-    short={"processes": 3, "seconds": 1.0},
-    short_of_builtins={"cases": "char_transformer_train_step"},
+    short=_short,
 )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bfo_diag.errors import DiagError
-from bfo_diag.probes import PartResult, Probe, Progress, Request, later
+from bfo_diag.probes import PartResult, Probe, Progress, Request, later, readers
 from bfo_diag.probes.compile.builtin import BUILTINS
 from bfo_diag.probes.compile.fixes import SWITCHES, UNSPEC
 from bfo_diag.records import JSONValue, Observation
@@ -236,16 +236,11 @@ PROBE = Probe(
     help="Why a step does not compile: each graph break and recompile with its line and mend, and whether compile is "
     "applied at all.",
     capture=capture,
-    judge=later(f"{__name__}.judge", "judge"),
-    summarise=later(f"{__name__}.summary", "summarise"),
-    tables=later(f"{__name__}.summary", "tables"),
-    verdict=later(f"{__name__}.summary", "verdict"),
-    measured=later(f"{__name__}.summary", "measured"),
-    charts=later(f"{__name__}.summary", "charts"),
+    **readers(__name__),
     details=later(f"{__name__}.summary", "details"),
     parts={name: _part(name) for name in ("survey", "calls", "fullgraph", "fix")},
     gates=("break", "user-break", "recompile"),
     local=("baseline", "update_baseline"),
-    short_of_target={"fullgraph": True, "try_fixes": True},
+    short=lambda target: {} if target is None else {"fullgraph": True, "try_fixes": True},
     fail_on="user-break,recompile",
 )

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from bfo_diag.errors import DiagError
-from bfo_diag.probes import Probe, Progress, Request, later
+from bfo_diag.probes import Probe, Progress, Request, readers
 from bfo_diag.records import Observation
 
 MODE_NAMES = ("dual", "smart", "config", "minimal", "as-is")
@@ -105,12 +105,7 @@ PROBE = Probe(
     name="gradients",
     help="Why a training step gets no gradient: each cut with its line and mend.",
     capture=capture,
-    judge=later(f"{__name__}.judge", "judge"),
-    summarise=later(f"{__name__}.judge", "summarise"),
-    tables=later(f"{__name__}.summary", "tables"),
-    verdict=later(f"{__name__}.summary", "verdict"),
-    measured=later(f"{__name__}.summary", "measured"),
-    charts=later(f"{__name__}.summary", "charts"),
+    **readers(__name__),
     # What torch.compile captured runs out of the trace's sight: the analysis runs it eagerly.
     environment={"TORCHDYNAMO_DISABLE": "1"},
 )

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from bfo_diag.probes.gradients import judge as judging
 from bfo_diag.probes.gradients import matrix_judge
+from bfo_diag.probes.gradients.judge import summarise as summarise
 from bfo_diag.records import Cell, Chart, Finding, Run, Series, Table
 
 _LISTED = 40
