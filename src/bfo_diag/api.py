@@ -14,7 +14,8 @@ from bfo_diag import environment, report, store, targets
 from bfo_diag.errors import DiagError
 from bfo_diag.parts import STOPS
 from bfo_diag.probes import PartResult, Probe, load_all
-from bfo_diag.records import CaseRecord, Finding, JSONValue, Observation, Outcome, Report, Run, RunHeader
+from bfo_diag.records import CaseRecord, Finding, JSONValue, Observation, Outcome, Run, RunHeader
+from bfo_diag.shown import Report
 from bfo_diag.torch_state import as_it_was
 
 

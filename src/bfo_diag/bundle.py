@@ -18,8 +18,9 @@ from bfo_diag.errors import DiagError
 from bfo_diag.packing import CAP, LONGEST_NAME, Packing, redactor_for
 from bfo_diag.probes import load_all
 from bfo_diag.recorded import Recorded
-from bfo_diag.records import SCHEMA, JSONValue, Review, dumps
+from bfo_diag.records import SCHEMA, JSONValue, dumps
 from bfo_diag.render import html
+from bfo_diag.shown import Review
 from bfo_diag.workspace import Workspace
 
 _DEFAULT_QUESTIONS = {

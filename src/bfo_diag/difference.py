@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 
 from bfo_diag.findings import catalogue
 from bfo_diag.recorded import Recorded
-from bfo_diag.records import SCHEMA, Cell, Finding, JSONValue, Place, Report, Table
+from bfo_diag.records import SCHEMA, Finding, JSONValue, Place
+from bfo_diag.shown import Cell, Report, Table
 
 REPRODUCED, CHANGED, GONE, NEW = "reproduced", "changed", "gone", "new"
 _NUMBER = re.compile(r"0x[0-9a-f]+|(?<![\w.])[-+]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?")

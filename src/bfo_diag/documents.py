@@ -9,10 +9,11 @@ from pathlib import Path
 from bfo_diag import approaches, commands, store
 from bfo_diag.findings import Entry, catalogue
 from bfo_diag.recorded import Recorded
-from bfo_diag.records import Finding, Review
+from bfo_diag.records import Finding
 from bfo_diag.render import markdown
 from bfo_diag.render.templates import render
 from bfo_diag.render.text import clean, clip, safe_url, setting
+from bfo_diag.shown import Review
 
 _TESTS = {"gradients": "gradient_modes", "compile": "compile_modes"}
 _ENDS = ("raised", "refused", "died", "timed_out", "interrupted")

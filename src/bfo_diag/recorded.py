@@ -11,7 +11,8 @@ from bfo_diag import report, sources, store
 from bfo_diag.attempt import attempt
 from bfo_diag.errors import RecordError
 from bfo_diag.probes import Probe, load_all
-from bfo_diag.records import Finding, JSONValue, Run, Section, dumps
+from bfo_diag.records import Finding, JSONValue, Run, dumps
+from bfo_diag.shown import Section
 from bfo_diag.sources import Source
 
 

@@ -9,21 +9,8 @@ from bfo_diag.commands import command_line
 from bfo_diag.errors import ExitCode
 from bfo_diag.findings import catalogue
 from bfo_diag.probes import Probe
-from bfo_diag.records import (
-    SCHEMA,
-    Cell,
-    Excerpt,
-    Finding,
-    JSONValue,
-    Outcome,
-    Place,
-    Report,
-    Review,
-    Run,
-    Section,
-    Severity,
-    dumps,
-)
+from bfo_diag.records import SCHEMA, Finding, JSONValue, Outcome, Place, Run, Severity, dumps
+from bfo_diag.shown import Cell, Excerpt, Report, Review, Section
 
 _DAMAGED = 5
 """Damaged lines that are named; a log may hold a million."""

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from bfo_diag.archive import Verification
-    from bfo_diag.records import JSONValue, Table
+    from bfo_diag.records import JSONValue
+    from bfo_diag.shown import Table
     from bfo_diag.workspace import Workspace
 
 WorkspaceOption = Annotated[
@@ -85,8 +86,8 @@ def print_document(document: JSONValue) -> None:
 
 def show_table(table: Table, out: Console) -> None:
     """Print one table."""
-    from bfo_diag.records import Report
     from bfo_diag.render import console
+    from bfo_diag.shown import Report
 
     console.show_tables(Report("", True, (table,), ()), out)
 

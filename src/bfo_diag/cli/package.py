@@ -62,9 +62,9 @@ def command(
     """Pack the evidence into one tarball that can be read, verified and re-run."""
     from bfo_diag import archive, bundle
     from bfo_diag.errors import DiagError
-    from bfo_diag.records import Table
     from bfo_diag.render.console import show_written
     from bfo_diag.render.text import clean
+    from bfo_diag.shown import Table
     from bfo_diag.workspace import Workspace, make_folder
 
     shown = output(json=json)

@@ -28,8 +28,8 @@ def command(
     """Check a package without running or unpacking anything; exit 0 when all is as its manifest says, else 1."""
     from bfo_diag import archive
     from bfo_diag.errors import ExitCode
-    from bfo_diag.records import Cell, Table
     from bfo_diag.render.text import clean
+    from bfo_diag.shown import Cell, Table
 
     out = output(json=json)
     with errors_told():

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from bfo_diag.records import Chart, Finding, JSONValue, Observation, Run, Table
+from bfo_diag.records import Finding, JSONValue, Observation, Run
+from bfo_diag.shown import Chart, Table
 
 
 class Request(Protocol):

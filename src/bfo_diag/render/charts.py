@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import math
 
-from bfo_diag.records import Cell, Chart, Table
 from bfo_diag.render.plots import MOST_ROWS, MOST_SERIES, WIDTH, drawing, interval, visible
 from bfo_diag.render.scales import number
 from bfo_diag.render.templates import render
 from bfo_diag.render.text import clean
+from bfo_diag.shown import Cell, Chart, Table
 
 
 def svg(chart: Chart, *, ident: str = "chart") -> str:

@@ -13,8 +13,9 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from bfo_diag.errors import DiagError
-from bfo_diag.records import Cell, Finding, Place, Report, Severity, Table
+from bfo_diag.records import Finding, Place, Severity
 from bfo_diag.render.text import clean
+from bfo_diag.shown import Cell, Report, Table
 
 _STYLE = {Severity.ERROR: "bold red", Severity.WARNING: "yellow", Severity.NOTE: "cyan"}
 _TONE = {"bad": "red", "muted": "dim", "": ""}

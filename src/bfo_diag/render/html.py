@@ -11,11 +11,12 @@ from dataclasses import replace
 
 from markupsafe import Markup
 
-from bfo_diag.records import Review, Severity
+from bfo_diag.records import Severity
 from bfo_diag.render import page_parts
 from bfo_diag.render.page_parts import FoundPart, Limits
 from bfo_diag.render.templates import render, source
 from bfo_diag.render.text import clip, setting
+from bfo_diag.shown import Review
 
 MOST_BYTES = 1_500_000
 """Of a page. A review that would need more is shown with less of each part, and the page says what it leaves out."""

@@ -7,8 +7,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from bfo_diag.records import Cell, Excerpt, Finding, Review, Section, Severity, Table
+from bfo_diag.records import Finding, Severity
 from bfo_diag.render.text import clean, clip, safe_url, setting
+from bfo_diag.shown import Cell, Excerpt, Review, Section, Table
 
 MOST_BYTES = 60_000
 """Of an issue's text: GitHub takes 65,536 characters."""

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from bfo_diag.records import Cell, Chart, Excerpt, Finding, Review, Section, Table
+from bfo_diag.records import Finding
 from bfo_diag.render import charts
 from bfo_diag.render.text import clean, clip, safe_url
+from bfo_diag.shown import Cell, Chart, Excerpt, Review, Section, Table
 
 _NUMBER = re.compile(r"(?:not finite|[-+]?[\d,]+(?:\.\d+)?(?:e[-+]?\d+)?)(?: ?(?:%|x|ns|us|ms|s|min|h|KiB|MiB|GiB))?")
 _UTC = re.compile(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d)(?:\.\d+)?Z")

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from bfo_diag.records import Chart, Series
 from bfo_diag.render.scales import Scale, drawable, scale_of, short_number
 from bfo_diag.render.text import clean
+from bfo_diag.shown import Chart, Series
 
 WIDTH = 400
 """Of the drawing, in the units of the SVG; a page gives it about as many pixels."""

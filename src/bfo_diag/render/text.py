@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
-    from bfo_diag.records import Review
+    from bfo_diag.shown import Review
 
 _SETTING = {"torch": "torch", "python": "Python", "platform": "on", "cuda": "CUDA", "gpus": "GPU"}
 """What of the environment an expert asks first, and the word before each."""

@@ -8,7 +8,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from bfo_diag.records import Cell, Chart, Excerpt, Finding, Place, Report, Review, Section, Series, Severity, Table
+from bfo_diag.records import Finding, Place, Severity
+from bfo_diag.shown import Cell, Chart, Excerpt, Report, Review, Section, Series, Table
 
 HOSTILE = (
     "</script></style></title><b>&\"' {{7*7}}{%raw%} [link=x]y[/link] [a](javascript:b) \x1b[31mred\x07 \u202eevil"

@@ -8,10 +8,10 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from bfo_diag.records import Chart, Series
 from bfo_diag.render.charts import as_table, remarks, svg
 from bfo_diag.render.plots import MOST_SERIES, WIDTH, drawing
 from bfo_diag.render.scales import number, scale_of, short_number
+from bfo_diag.shown import Chart, Series
 
 INF, NAN = math.inf, math.nan
 EXTREMES = (0.0, -1.0, 1.0, 1e-320, 1e-300, -1e300, 1e300, sys.float_info.max, INF, -INF, NAN, 1 + 1e-15)

@@ -5,8 +5,9 @@ import io
 from rich.console import Console
 
 from bfo_diag.errors import DiagError
-from bfo_diag.records import Finding, Place, Report, Severity, Table
+from bfo_diag.records import Finding, Place, Severity
 from bfo_diag.render import console
+from bfo_diag.shown import Report, Table
 
 HOSTILE = "</script><b> [bold]x[/bold] [link=http://a]y[/link] [/tmp/x.py] \x1b[31mred\x1b[0m \x07 \u202eevil"
 

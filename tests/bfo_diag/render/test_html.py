@@ -7,11 +7,12 @@ from dataclasses import replace
 
 import pytest
 
-from bfo_diag.records import Cell, Finding, Report, Review, Section, Severity, Table
+from bfo_diag.records import Finding, Severity
 from bfo_diag.render.html import MOST_BYTES, page
 from bfo_diag.render.page_parts import line_id
 from bfo_diag.render.templates import folder, render
 from bfo_diag.render.text import clean, clip, safe_url
+from bfo_diag.shown import Cell, Report, Review, Section, Table
 
 OWN_TAGS = {
     *(

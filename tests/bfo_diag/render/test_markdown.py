@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 from markdown_it import MarkdownIt
 
-from bfo_diag.records import Report, Table
 from bfo_diag.render.markdown import MOST_BYTES, block, code, inline, issue
 from bfo_diag.render.text import clean
+from bfo_diag.shown import Report, Table
 
 READER = MarkdownIt("commonmark").enable(["table", "strikethrough"])
 LINKED = re.compile(r"@\w|#\d|\bgh-\d|://|\bwww\.|\bmailto:", re.IGNORECASE)

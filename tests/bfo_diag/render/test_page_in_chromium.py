@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from bfo_diag.records import Table
 from bfo_diag.render.html import page
 from bfo_diag.render.page_parts import line_id
 from bfo_diag.render.text import clean
+from bfo_diag.shown import Table
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")

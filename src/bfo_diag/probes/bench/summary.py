@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from bfo_diag.probes.bench import statistics as st
 from bfo_diag.probes.bench.arms import AS_IT_IS, EAGER
 from bfo_diag.probes.bench.results import Advice, Case, Mode, cases
-from bfo_diag.records import Cell, Chart, Finding, JSONValue, Run, Series, Table
+from bfo_diag.records import Finding, JSONValue, Run
+from bfo_diag.shown import Cell, Chart, Series, Table
 
 
 def tables(run: Run) -> Iterator[Table]:

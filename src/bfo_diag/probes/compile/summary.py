@@ -9,7 +9,8 @@ from typing import Any
 from bfo_diag.probes.compile.analysis import Analysis, analyses, percent
 from bfo_diag.probes.compile.judge import as_expected
 from bfo_diag.probes.compile.sites import YOURS
-from bfo_diag.records import Cell, Chart, Finding, JSONValue, Outcome, Place, Run, Series, Table
+from bfo_diag.records import Finding, JSONValue, Outcome, Place, Run
+from bfo_diag.shown import Cell, Chart, Series, Table
 
 _MOST_LINES = 8
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from bfo_diag.findings import catalogue
-from bfo_diag.records import Cell, Chart, Finding, JSONValue, Observation, Run, Series, Severity, Table
+from bfo_diag.records import Finding, JSONValue, Observation, Run, Severity
+from bfo_diag.shown import Cell, Chart, Series, Table
 
 _WORST = ("trained", "refused", "failed")
 _PLAIN = "all-grad"

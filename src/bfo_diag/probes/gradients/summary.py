@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from bfo_diag.probes.gradients import judge as judging
 from bfo_diag.probes.gradients import matrix_judge
 from bfo_diag.probes.gradients.judge import summarise as summarise
-from bfo_diag.records import Cell, Chart, Finding, Run, Series, Table
+from bfo_diag.records import Finding, Run
+from bfo_diag.shown import Cell, Chart, Series, Table
 
 _LISTED = 40
 

@@ -1,0 +1,116 @@
+"""What renderers show: tables, charts, the report of a run, and the page of several. Values only, nothing escaped.
+
+What is recorded, and what is found in it, is in `records.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from bfo_diag.records import Finding
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of a table that is to catch the eye (`bad`), or not to (`muted`), or that log lines prove (from 1)."""
+
+    text: str
+    tone: str = ""
+    evidence: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Table:
+    """A section of a report: rows of values under column heads. A cell that was not measured says why."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str | Cell, ...], ...]
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Series:
+    """What a chart draws under one name: points (x, y), and where measured the interval (low, high) of each y."""
+
+    name: str
+    points: tuple[tuple[float, float], ...]
+    intervals: tuple[tuple[float, float], ...] = ()
+    evidence: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A figure. `lines` draws y over x; `intervals` draws a row a series, its y with its interval, beside `reference`.
+
+    The names of the axes hold their units. Whoever can't see it reads `caption` and the series as a table.
+    """
+
+    kind: str
+    title: str
+    x_axis: str
+    y_axis: str
+    series: tuple[Series, ...]
+    caption: str = ""
+    log_x: bool = False
+    log_y: bool = False
+    reference: float | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a renderer shows of one run: a verdict, then sections in their order. Values only, nothing escaped."""
+
+    verdict: str
+    clean: bool
+    tables: tuple[Table, ...]
+    findings: tuple[Finding, ...]
+    lines: tuple[str, ...] = ()
+    charts: tuple[Chart, ...] = ()
+
+
+@dataclass(frozen=True)
+class Excerpt:
+    """Source lines around a finding's place; `first` is the number of the first of `lines`, from 1."""
+
+    file: str
+    first: int
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Section:
+    """One run on a page: what was run, its report, the log lines that its evidence names, and the source at hand.
+
+    `log` maps the number of a line of `observations.jsonl` (from 1) to its text; `log_file` says where that file is.
+    `excerpts` maps a finding's `(file, line)` to the source around it.
+    """
+
+    run_id: str
+    probe: str
+    target: str
+    command: str
+    started_utc: str
+    outcome: str
+    report: Report
+    log_file: str
+    log: Mapping[int, str] = field(default_factory=dict)
+    excerpts: Mapping[tuple[str, int], Excerpt] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Review:
+    """What a page shows: the verdict over all runs first, then a section for each run.
+
+    `environment` holds (name, value) pairs; `questions` are those of the person who asks for help; `missing` says for
+    each probe that has no run why it was not measured.
+    """
+
+    title: str
+    verdict: tuple[str, ...]
+    clean: bool
+    sections: tuple[Section, ...]
+    environment: tuple[tuple[str, str], ...] = ()
+    questions: tuple[str, ...] = ()
+    missing: tuple[tuple[str, str], ...] = ()
