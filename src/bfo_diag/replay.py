@@ -13,14 +13,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
-from bfo_diag import archive, commands, difference, recorded, store
-from bfo_diag.errors import DiagError, ExitCode
+from bfo_diag import commands, difference, recorded, store
+from bfo_diag.errors import DiagError
 from bfo_diag.parts import SAFE_PATH
 from bfo_diag.recorded import Recorded
 
@@ -118,103 +116,3 @@ def _import_path(command: Command, sources: Path, folder: Path) -> str:
 def compare(command: Command, sources: Path, *, keep: Path | None = None) -> difference.Difference:
     """Run a command and compare what it finds with what was recorded."""
     return difference.between(command.recorded, run(command, sources, keep=keep))
-
-
-@contextmanager
-def opened(path: Path) -> Iterator[tuple[list[Recorded], Path]]:
-    """Yield the runs of a package, or of an unpacked one or a single run's folder, and the folder of their sources.
-
-    Raises:
-        DiagError: there is no such thing, or a package that does not verify.
-    """
-    if path.is_dir() and (path / archive.MANIFEST).is_file():
-        yield runs_in(path), path / "src"
-    elif path.is_dir():
-        one = recorded.read(path)
-        yield [one], one.source_folder
-    else:
-        with tempfile.TemporaryDirectory(prefix="bfo-diag-unpacked-") as folder:
-            verification = archive.unpack(path, Path(folder))
-            if not verification.ok:
-                raise DiagError(f"{path} does not verify", mend=f"bfo-diag verify {path} names what is wrong")
-            root = Path(folder)
-            yield runs_in(root), root / "src"
-
-
-def edited(path: Path) -> list[str]:
-    """Return the files of an unpacked package that are not as its manifest says; none of anything else."""
-    if not (path / archive.MANIFEST).is_file():
-        return []
-    return [entry.path for entry in archive.check_folder(path).entries if entry.state != "ok"]
-
-
-def runs_in(folder: Path) -> list[Recorded]:
-    """Return the runs of an unpacked package, oldest first."""
-    runs = sorted((folder / "logs").glob(f"*/{store.RUN_FILE}"))
-    return [recorded.read(path.parent, source_folder=folder / "src") for path in runs]
-
-
-class Recheck:
-    """The checks of an unpacked package, as its tests call them: the recorded run of a probe, made again once."""
-
-    def __init__(self, package: Path, probe: str) -> None:
-        self._package = package
-        self._probe = probe
-
-    @cached_property
-    def _differences(self) -> list[difference.Difference]:
-        runs = [one for one in runs_in(self._package) if one.probe.name == self._probe]
-        wanted = [command for command in plan(runs) if not command.why_not]
-        if not wanted:
-            import unittest
-
-            why = "; ".join(command.why_not for command in plan(runs)) or f"no run of bfo-diag {self._probe} is packed"
-            raise unittest.SkipTest(f"not measured: {why}")  # (pytest takes it as a skip, too)
-        return [compare(command, self._package / "src") for command in wanted]
-
-    def ends_as_recorded(self) -> None:
-        """Fail where the run ends another way than it did."""
-        for one in self._differences:
-            before, after = one.outcomes
-            if before != after:  # (no assert: python -O would pass it by)
-                raise AssertionError(f"{one.title} ended {after}; recorded: {before}")
-
-    def finds_all_again(self) -> None:
-        """Fail where a recorded finding is gone or changed."""
-        self._none_is(difference.GONE, difference.CHANGED)
-
-    def finds_nothing_new(self) -> None:
-        """Fail where there is a finding that was not recorded."""
-        self._none_is(difference.NEW)
-
-    def _none_is(self, *statuses: str) -> None:
-        said = [
-            f"{compared.status}: {compared.finding.code} {compared.finding.place or ''} "
-            f"{compared.what or compared.finding.message}"
-            for one in self._differences
-            for compared in one.compared
-            if compared.counts and compared.status in statuses
-        ]
-        if said:
-            raise AssertionError("\n".join(said))
-
-    def main(self, write: Callable[[str], object] = sys.stdout.write) -> int:
-        """Run all checks without pytest, say what came of each, and return the exit status."""
-        import unittest
-
-        failed = False
-        for check in (self.ends_as_recorded, self.finds_all_again, self.finds_nothing_new):
-            name = check.__name__.replace("_", " ")
-            try:
-                check()
-                write(f"ok      {self._probe}: {name}\n")
-            except unittest.SkipTest as why:
-                write(f"skipped {self._probe}: {why}\n")
-                return int(ExitCode.CLEAN)
-            except DiagError as error:
-                write(f"FAILED  {self._probe}: {error.message}\n{error.detail}\n")
-                return int(error.exit_code)
-            except AssertionError as error:
-                failed = True
-                write(f"FAILED  {self._probe}: {name}\n{error}\n")
-        return int(ExitCode.FINDING if failed else ExitCode.CLEAN)

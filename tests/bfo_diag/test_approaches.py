@@ -46,6 +46,14 @@ def test_other_figures_give_another_order():
     assert ranked[0].name == "Smart closure wrapper"
 
 
+def test_a_mode_that_breaks_as_much_as_it_mends_comes_after_one_that_mends_as_much_and_breaks_nothing():
+    harmful = [cell("dual", "easy", "failed", 1, finding="MODE-NOT-TRAINED"), cell("dual", "hard", "trained", 1)]
+    run = matrix(smart=(2, 50))
+    ranked = approaches.ranked([recording("gradients", *run.run.observations, *harmful)])
+    assert [approach.name for approach in ranked[:2]] == ["Smart closure wrapper", "Dual closure"]
+    assert ranked[1].outcome == "mends 1 of 1, breaks 1"
+
+
 def test_a_mode_that_the_run_left_out_says_so():
     found = {approach.name: approach for approach in approaches.ranked([matrix(dual=(2, 30))])}
     assert found["Smart closure wrapper"].measured == ("not measured: the run was made without this mode",)

@@ -28,6 +28,7 @@ from bfo_diag.archive.text import TextCheck, json_fault
 from bfo_diag.errors import DiagError, RecordError, WorkspaceError
 
 write_module = sys.modules["bfo_diag.archive.write"]  # the package's attribute of this name is the function
+folders = sys.modules["bfo_diag.archive.folders"]
 read_module = sys.modules["bfo_diag.archive.read"]
 
 ROOT = "case-1"
@@ -1000,14 +1001,14 @@ def test_a_package_that_changes_between_the_passes_is_thrown_away(tmp_path, pack
         other = package.read_bytes()[:-1]
     else:
         other = packed(first() + members({**FILES, "target.py": b"print('o')\n "}) + END)
-    verify = read_module.verify
+    verify = folders.verify
 
     def verify_then_swap(path, **options):
         seen = verify(path, **options)
         package.write_bytes(other)
         return seen
 
-    monkeypatch.setattr(read_module, "verify", verify_then_swap)
+    monkeypatch.setattr(folders, "verify", verify_then_swap)
     with pytest.raises(RecordError, match="changed while it was unpacked"):
         archive.unpack(package, folder)
     assert listing(folder) == []
@@ -1019,7 +1020,7 @@ def test_what_came_into_the_folder_meanwhile_is_neither_overwritten_nor_followed
     folder.mkdir()
     outside.mkdir()
     (outside / "kept.txt").write_text("kept")
-    check = read_module._Unpacker.__init__
+    check = folders._Unpacker.__init__
 
     def late(self, place):
         check(self, place)
@@ -1030,7 +1031,7 @@ def test_what_came_into_the_folder_meanwhile_is_neither_overwritten_nor_followed
         else:
             (folder / "logs").symlink_to(outside)
 
-    monkeypatch.setattr(read_module._Unpacker, "__init__", late)
+    monkeypatch.setattr(folders._Unpacker, "__init__", late)
     with pytest.raises(WorkspaceError, match=r"(target\.py|logs) can't be written: File exists"):
         archive.unpack(package, folder)
     assert listing(folder) == ["logs" if way == "a folder link" else "target.py"]
@@ -1119,7 +1120,7 @@ def test_a_folder_that_fails_while_it_is_read_is_a_reason(unpacked, monkeypatch)
 
     odd = unpacked.rename(unpacked.with_name("a\nb"))
     with monkeypatch.context() as patch:
-        patch.setattr(read_module.os, "scandir", failing)
+        patch.setattr(folders.os, "scandir", failing)
         seen = archive.check_folder(odd)
     assert seen.refusals[0].endswith("a\\nb can't be read: Input/output error")
     assert {entry.why for entry in seen.entries} == {"not read"}

@@ -198,6 +198,46 @@ def test_two_builds_are_the_same_bytes(run, tmp_path):
     assert (tmp_path / "a" / "same.tar.gz").read_bytes() == (tmp_path / "b" / "same.tar.gz").read_bytes()
 
 
+def other_run(run, name, *, target=None, probe="gradients", torch="2.13.0"):
+    """Put another run into the same logs/, and return its folder."""
+    place = Workspace(run.parents[1])
+    case = CaseRecord("id", name, target=target)
+    folder, header = store.create(place, probe=probe, case=case, argv=(), environment={"torch": torch}, options={})
+    store.finish(folder, header, Outcome.COMPLETE)
+    renamed = folder.with_name(name)
+    folder.rename(renamed)
+    return renamed
+
+
+def test_the_latest_of_each_probe_is_taken_and_of_one_target_where_it_is_named(run):
+    first = other_run(run, "29990101T000000Z-a", target="a.py:x", probe="compile")
+    second = other_run(run, "29990102T000000Z-b", target="b.py:y", probe="compile")
+    place = Workspace(run.parents[1])
+    assert bundle.latest(place) == [run, second]
+    assert bundle.latest(place, target="a.py:x") == [first]
+    with pytest.raises(DiagError, match=r"no run of c.py:z") as raised:
+        bundle.latest(place, target="c.py:z")
+    assert "a.py:x, b.py:y" in raised.value.mend
+
+
+def test_a_run_that_no_probe_of_this_version_made_is_passed_over(run):
+    other_run(run, "29990101T000000Z-a", probe="unheard-of")
+    (run.parent / "29990102T000000Z-b").mkdir()
+    (run.parent / "29990102T000000Z-b" / store.RUN_FILE).write_text("null")
+    assert bundle.latest(Workspace(run.parents[1])) == [run]
+
+
+def test_the_environment_is_that_of_the_last_run_with_what_was_another_before(run, tmp_path):
+    later = other_run(run, "29990101T000000Z-a", probe="compile", torch="9.9")
+    earlier = other_run(run, "29980101T000000Z-a", probe="compile", torch="8.8")
+    bundle.build(bundle.Wanted((earlier, later), "both"), tmp_path)
+    (tmp_path / "out").mkdir()
+    archive.unpack(tmp_path / "both.tar.gz", tmp_path / "out")
+    environment = json.loads((tmp_path / "out" / "environment.json").read_text())
+    assert environment["torch"] == "9.9"
+    assert [values["torch"] for values in environment["otherwise"].values()] == ["8.8"]
+
+
 def test_no_run_at_all_says_what_to_do(tmp_path):
     with pytest.raises(DiagError, match="holds no runs") as raised:
         bundle.latest(Workspace.find(tmp_path))

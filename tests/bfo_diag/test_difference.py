@@ -99,6 +99,23 @@ def test_only_what_may_explain_a_difference_is_told_of_the_environment():
     assert {name for name, _, _ in found.environment} == {"torch", "versions.numpy"}
 
 
+def test_what_a_message_says_of_a_file_is_compared_without_its_folder():
+    def raised(folder):
+        values = {"by_target": True, "type": "ValueError", "message": f"see {folder}/train.py", "traceback": "t"}
+        return recording(Observation("raised", {**values, "phase": "step"}), folder=folder, outcome=Outcome.CRASHED)
+
+    found = difference.between(raised("/home/a"), raised("/tmp/z"))
+    assert [one.status for one in found.compared] == ["reproduced"]
+    assert found.compared[0].finding.message == "ValueError: see src/train.py"
+
+
+def test_a_file_of_a_library_is_named_from_site_packages_on():
+    one = recording(step())
+    assert one.portable("/v/lib/python3.11/site-packages/torch/optim/adam.py") == "torch/optim/adam.py"
+    assert one.portable("/home/a/train.py") == "src/train.py"
+    assert one.portable("/elsewhere/other.py") == "other.py"
+
+
 def test_that_a_machine_was_busy_makes_no_difference():
     entry = difference.catalogue()["BENCH-NOISY"]
     told = difference.Compared(difference.NEW, None, entry.finding("the machine is busy"))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import shlex
+import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from bfo_diag import difference, replay
+from bfo_diag import replay
 from bfo_diag.errors import DiagError, RecordError
+from bfo_diag.parts import SAFE_PATH
 from bfo_diag.probes import load_all
 from bfo_diag.recorded import Recorded
 from bfo_diag.records import CaseRecord, Observation, Outcome, Run, RunHeader
@@ -44,6 +47,14 @@ def test_the_target_is_named_from_the_folder_of_the_packed_sources(recording):
 def test_the_recorded_command_line_is_not_what_is_run(recording):
     (command,) = replay.plan([recording()])
     assert "rm" not in str(command)
+
+
+def test_the_file_that_was_named_is_the_target_and_not_another_that_it_imported(recording):
+    one = recording()
+    other = Observation("source", {"file": "/home/a/losses.py", "path": "pkg/train.py", "target": False})
+    run = replace(one.run, observations=(other, *one.run.observations))
+    (command,) = replay.plan([replace(one, run=run)])
+    assert str(command) == "bfo-diag compile train.py:step"
 
 
 def test_a_module_keeps_its_name_and_the_built_in_cases_need_none(recording):
@@ -82,13 +93,6 @@ def test_a_value_with_the_shells_own_characters_stays_one_word(recording):
     assert shlex.split(str(command))[-1] == "--backend=x; touch y"
 
 
-def test_the_checks_of_a_package_without_such_a_run_are_skipped_by_name(tmp_path):
-    said: list[str] = []
-    (tmp_path / "logs").mkdir()
-    assert replay.Recheck(tmp_path, "compile").main(said.append) == 0
-    assert said == ["skipped compile: not measured: no run of bfo-diag compile is packed\n"]
-
-
 def test_a_target_that_is_not_in_the_package_is_not_run(recording, tmp_path):
     (command,) = replay.plan([recording(path="../outside.py")])
     assert command.why_not
@@ -115,30 +119,20 @@ def test_for_the_built_in_cases_only_the_packed_optimizers_stand_in(recording, t
     assert str(tmp_path) not in replay._import_path(module, tmp_path, tmp_path).split(":")
 
 
-def compared(status, code="GRAD-CUT-DETACH"):
-    finding = difference.catalogue()[code].finding("said")
-    return difference.Compared(status, finding, finding, "")
+def test_the_replay_has_the_recorded_flags_and_not_those_of_whoever_replays(recording, tmp_path, monkeypatch):
+    seen = {}
 
+    def started(words, **how):
+        seen.update(how, words=words)
+        return subprocess.CompletedProcess(words, 7, stderr=b"why")
 
-@pytest.mark.parametrize(
-    ("status", "outcomes", "code"),
-    [
-        ("reproduced", ("complete", "complete"), 0),
-        ("changed", ("complete", "complete"), 1),
-        ("gone", ("complete", "complete"), 1),
-        ("new", ("complete", "complete"), 1),
-        ("reproduced", ("complete", "crashed"), 1),
-    ],
-)
-def test_the_checks_of_a_package_fail_at_each_difference(tmp_path, status, outcomes, code):
-    check = replay.Recheck(tmp_path, "gradients")
-    check._differences = [difference.Difference("t", (compared(status),), outcomes, ("", ""), (), ())]
-    said: list[str] = []
-    assert check.main(said.append) == code
-    assert any(line.startswith("FAILED") for line in said) is bool(code)
-
-
-def test_a_package_that_does_not_verify_is_not_opened(tmp_path):
-    (tmp_path / "x.tar.gz").write_bytes(b"no package")
-    with pytest.raises(DiagError, match="does not verify"), replay.opened(tmp_path / "x.tar.gz"):
-        pass
+    monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")
+    monkeypatch.setattr(replay.subprocess, "run", started)
+    (command,) = replay.plan([recording(flags={"OMP_NUM_THREADS": "4"})])
+    with pytest.raises(DiagError, match="left no run") as raised:
+        replay.run(command, tmp_path)
+    assert raised.value.detail == "why"
+    assert "TORCHDYNAMO_DISABLE" not in seen["env"]
+    assert seen["env"]["OMP_NUM_THREADS"] == "4"
+    assert seen["cwd"] == tmp_path
+    assert seen["words"][1 : 1 + len(SAFE_PATH)] == SAFE_PATH

@@ -74,6 +74,15 @@ class Lazy:
         raise RuntimeError(f"asked for {name}")
 
 
+def test_a_file_that_no_person_wrote_by_hand_is_not_kept(project, tmp_path):
+    (project / "parts_of_it" / "losses.py").write_text("def loss(w):\n    return w.sum()\n" + "#" * (5 * 2**20))
+    keeper = sources.Keeper(tmp_path / "raw", f"{project / 'steps_of_it.py'}:step")
+    targets.load(f"{project / 'steps_of_it.py'}:step")
+    paths = [source.path for source in sources.recorded(run_of(keeper.observations()))]
+    assert "steps_of_it.py" in paths
+    assert "parts_of_it/losses.py" not in paths
+
+
 @pytest.mark.parametrize("odd", ["none", "number", "lazy"])
 def test_what_stands_in_for_a_module_is_not_asked_for_anything(monkeypatch, odd):
     thing = {"none": None, "number": 3, "lazy": Lazy()}[odd]

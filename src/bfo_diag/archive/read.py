@@ -10,20 +10,17 @@ import hashlib
 import os
 import stat
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from bfo_diag.archive.manifest import LIMITS, Limits, Listed, Manifest
-from bfo_diag.archive.names import BLOCK, MANIFEST, PackageError, fault_of_name, parse_header, visible
+from bfo_diag.archive.names import BLOCK, MANIFEST, PackageError, parse_header, visible
 from bfo_diag.archive.text import TextCheck
-from bfo_diag.errors import RecordError, WorkspaceError
 
 PIECE = 64 << 10
 _FILLING = 64 << 10  # empty bytes with which other tools fill the last record of an archive
-CACHES = frozenset({"__pycache__", ".pytest_cache"})
-_EXTRAS = 1000  # files beyond the manifest that are named
 
 Sink = Callable[[str], BinaryIO]
 
@@ -205,7 +202,7 @@ class _Reading:
         stream.end()
 
     def _member(self, stream: _Stream, listed: Listed, size: int) -> Entry:
-        content = _Content(listed)
+        content = Content(listed)
         with contextlib.ExitStack() as stack:
             out = None if self._sink is None else stack.enter_context(contextlib.closing(self._sink(listed.path)))
             left = size
@@ -219,7 +216,7 @@ class _Reading:
         return content.entry()
 
 
-class _Content:
+class Content:
     """Compares the content of a file with what the manifest says of it."""
 
     def __init__(self, listed: Listed) -> None:
@@ -244,12 +241,12 @@ class _Content:
         return Entry(listed.path, listed.bytes, "changed", f"{why}; {fault}" if fault else why)
 
 
-def _result(path: Path, reading: _Reading, refusal: str = "") -> Verification:
+def result(path: Path, manifest: Manifest | None, met: Mapping[str, Entry], refusal: str = "") -> Verification:
     """Put the entries in the order of the manifest; what was not met is missing."""
     why = "not read" if refusal else "it is not there"
-    files = reading.manifest.files if reading.manifest is not None else ()
-    entries = tuple(reading.entries.get(file.path, Entry(file.path, file.bytes, "missing", why)) for file in files)
-    return Verification(path, reading.manifest, entries, (visible(refusal, limit=600),) if refusal else ())
+    files = manifest.files if manifest is not None else ()
+    entries = tuple(met.get(file.path, Entry(file.path, file.bytes, "missing", why)) for file in files)
+    return Verification(path, manifest, entries, (visible(refusal, limit=600),) if refusal else ())
 
 
 def examine(file: BinaryIO, path: Path, *, limits: Limits = LIMITS, sink: Sink | None = None) -> Verification:
@@ -258,12 +255,12 @@ def examine(file: BinaryIO, path: Path, *, limits: Limits = LIMITS, sink: Sink |
     try:
         reading.whole(_Stream(file, limits))
     except PackageError as error:
-        return _result(path, reading, error.message)
-    return _result(path, reading)
+        return result(path, reading.manifest, reading.entries, error.message)
+    return result(path, reading.manifest, reading.entries)
 
 
 @contextlib.contextmanager
-def _opened(path: Path, *, follow: bool = True) -> Iterator[BinaryIO]:
+def opened(path: Path, *, follow: bool = True) -> Iterator[BinaryIO]:
     """Open a file; a failure is a reason to refuse the package."""
     try:
         file = open_regular(path, follow=follow)
@@ -281,7 +278,7 @@ def verify(path: Path, *, limits: Limits = LIMITS, sink: Sink | None = None) -> 
     are: who writes them somewhere must throw them away when the result is not ok.
     """
     try:
-        with _opened(path) as file:
+        with opened(path) as file:
             return examine(file, path, limits=limits, sink=sink)
     except PackageError as error:
         return Verification(path, refusals=(visible(error.message, limit=600),))
@@ -293,125 +290,5 @@ def read_manifest(path: Path, *, limits: Limits = LIMITS) -> Manifest:
     Raises:
         RecordError: the package is refused.
     """
-    with _opened(path) as file:
+    with opened(path) as file:
         return _Reading(limits, None).first(_Stream(file, limits))
-
-
-class _Unpacker:
-    """Writes members into an empty folder, and takes all of them away again when asked."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._made: dict[Path, None] = {}  # in the order of their making
-        if folder.is_symlink() or not folder.is_dir() or any(folder.iterdir()):
-            raise WorkspaceError(f"{visible(str(folder))} is no empty folder", mend="name a new folder")
-
-    def __call__(self, path: str) -> BinaryIO:
-        """Open a new file and make the folders above it."""
-        above = self._folder
-        for part in path.split("/")[:-1]:
-            above = above / part
-            if above not in self._made:
-                above.mkdir(0o700)
-                self._made[above] = None
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
-        descriptor = os.open(self._folder / path, flags, 0o600)
-        self._made[self._folder / path] = None
-        return os.fdopen(descriptor, "wb")
-
-    def undo(self) -> None:
-        """Remove what was made."""
-        for path in reversed(self._made):
-            with contextlib.suppress(OSError):
-                path.rmdir() if path.is_dir() else path.unlink()
-
-
-def unpack(path: Path, folder: Path, *, limits: Limits = LIMITS) -> Verification:
-    """Verify a package and, if it is ok, write its files and its manifest into the empty `folder`.
-
-    The files are read and hashed a second time as they are written; on any error all of them are removed.
-
-    Raises:
-        RecordError: the package changed between the two.
-        WorkspaceError: `folder` is not an empty folder, or a file can't be written.
-    """
-    seen = verify(path, limits=limits)
-    if not seen.ok:
-        return seen
-    try:
-        unpacker = _Unpacker(folder)
-        try:
-            again = verify(path, limits=limits, sink=unpacker)
-            if not again.ok or again.content_id != seen.content_id:
-                raise RecordError(f"{visible(str(path))} changed while it was unpacked", mend="try again")
-        except BaseException:
-            unpacker.undo()
-            raise
-    except OSError as error:
-        place = visible(str(error.filename or folder))
-        raise WorkspaceError(f"{place} can't be written: {error.strerror or error}") from error
-    return again
-
-
-def walk(folder: Path, *, skip: frozenset[str] = frozenset()) -> Iterator[tuple[str, str]]:
-    """Yield path and kind of what is below `folder`, folders left out; no link is followed.
-
-    Raises:
-        OSError: a folder can't be read.
-    """
-    waiting = [""]
-    while waiting:
-        above = waiting.pop()
-        with os.scandir(folder / above) as entries:
-            for entry in entries:
-                path = above + entry.name
-                if entry.is_symlink():
-                    yield path, "a symbolic link"
-                elif entry.is_dir(follow_symlinks=False):
-                    if entry.name not in skip:
-                        waiting.append(path + "/")
-                else:
-                    yield path, "file" if entry.is_file(follow_symlinks=False) else "neither a file nor a folder"
-
-
-def check_folder(folder: Path, *, limits: Limits = LIMITS) -> Verification:
-    """Compare an unpacked folder with its own `MANIFEST.json`; what the manifest does not list is refused.
-
-    Caches that running the files leaves behind (`__pycache__`, `.pytest_cache`) are passed over.
-    """
-    reading = _Reading(limits, None)
-    extras: list[Entry] = []
-    try:
-        with _opened(folder / MANIFEST, follow=False) as file:
-            text = file.read(limits.manifest_bytes + 1)
-        reading.manifest = Manifest.from_bytes(text, limits)
-        listed = {file.path: file for file in reading.manifest.files}
-        for path, kind in walk(folder, skip=CACHES):
-            if path in listed and kind == "file":
-                reading.entries[path] = _on_disk(folder / path, listed[path])
-            elif path in listed:
-                reading.entries[path] = Entry(path, listed[path].bytes, "refused", f"it is {kind}")
-            elif path != MANIFEST:
-                what = kind if kind != "file" else fault_of_name(path)
-                extras.append(Entry(visible(path), 0, "refused", "not in the manifest" + (f"; {what}" if what else "")))
-                if len(extras) == _EXTRAS:
-                    raise PackageError(f"{_EXTRAS} files are not in the manifest, and more are not told")
-    except PackageError as error:
-        seen = _result(folder, reading, error.message)
-    except OSError as error:
-        seen = _result(folder, reading, f"{folder} can't be read: {error.strerror or error}")
-    else:
-        seen = _result(folder, reading)
-    entries = (*seen.entries, *sorted(extras, key=lambda entry: entry.path))
-    return Verification(folder, seen.manifest, entries, seen.refusals)
-
-
-def _on_disk(path: Path, listed: Listed) -> Entry:
-    content = _Content(listed)
-    try:
-        with open_regular(path, follow=False) as file:
-            while piece := file.read(PIECE):
-                content.feed(piece)
-    except OSError as error:
-        return Entry(listed.path, listed.bytes, "refused", f"it can't be read: {error.strerror or error}")
-    return content.entry()

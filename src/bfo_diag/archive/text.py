@@ -20,7 +20,7 @@ _KEY_BYTES = 64 << 10
 _KEYS = 100_000  # of all objects that are open at one moment
 _DIGITS = 4300  # Python's own bound for an int
 
-_SPACE = re.compile(rb"[ \t\n\r]*")
+_SPACE = re.compile(rb"[ \t\n\r]+")
 _NUMBER = re.compile(rb"-?(?:0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 _WORD = re.compile(rb"true|false|null")
 # The common case of a value and of a key, each in one step.
@@ -81,7 +81,9 @@ class _Scanner:
 
     def _peek(self) -> int:
         """Return the next byte that is no white space, -1 at the end."""
-        self._at = _SPACE.match(self._data, self._at).end()  # type: ignore[union-attr]  # it matches nothing, too
+        space = _SPACE.match(self._data, self._at)
+        if space is not None:
+            self._at = space.end()
         return self._data[self._at] if self._at < len(self._data) else -1
 
     def value(self) -> None:
@@ -166,14 +168,14 @@ class _Scanner:
 
     def _text(self) -> None:
         self._at += 1
-        while True:
-            start = self._at
-            self._at = _TEXT.match(self._data, start).end()  # type: ignore[union-attr]  # it matches nothing, too
+        while piece := _TEXT.match(self._data, self._at):
+            self._at = piece.end()
             if self._data[self._at : self._at + 1] == b'"':
                 self._at += 1
                 return
-            if self._at == start:
-                raise self._fail("a text that does not end, or a control character or a wrong escape in it")
+            if piece.start() == piece.end():
+                break
+        raise self._fail("a text that does not end, or a control character or a wrong escape in it")
 
     def _scalar(self) -> None:
         number = _NUMBER.match(self._data, self._at)

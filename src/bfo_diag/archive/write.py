@@ -15,9 +15,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from bfo_diag.archive.folders import walk
 from bfo_diag.archive.manifest import LIMITS, Listed, Manifest
 from bfo_diag.archive.names import BLOCK, MANIFEST, PackageError, fault_of_file, header, visible
-from bfo_diag.archive.read import PIECE, examine, open_regular, walk
+from bfo_diag.archive.read import PIECE, examine, open_regular
 from bfo_diag.errors import DiagError, WorkspaceError
 from bfo_diag.records import JSONValue
 

@@ -21,7 +21,7 @@ def command(
     workspace: WorkspaceOption = None,
 ) -> None:
     """Compare two packages or runs, finding by finding; exit 0 when they find the same, else 1."""
-    from bfo_diag import difference, replay
+    from bfo_diag import difference, opening
     from bfo_diag.errors import DiagError, ExitCode
     from bfo_diag.recorded import Recorded
     from bfo_diag.render import console
@@ -33,12 +33,12 @@ def command(
 
         def opened(text: str) -> list[Recorded]:
             path = Path(text)
-            for name in replay.edited(path):
+            for name in opening.edited(path):
                 out.print(
                     f"{clean(text)}: {clean(name)} was edited since it was packed; its logs are compared as they are"
                 )
             return stack.enter_context(
-                replay.opened(path if path.exists() else run_folder(text, Workspace.find(workspace, write=False)))
+                opening.opened(path if path.exists() else run_folder(text, Workspace.find(workspace, write=False)))
             )[0]
 
         pairs, alone = difference.pairs(opened(before), opened(after))

@@ -31,7 +31,7 @@ def command(
     json: JsonOption = False,
 ) -> None:
     """Run what a package recorded again, on its own source, and compare finding by finding."""
-    from bfo_diag import difference, replay
+    from bfo_diag import difference, opening, replay
     from bfo_diag.errors import DiagError, ExitCode
     from bfo_diag.render import console
     from bfo_diag.render.text import clean, one_line
@@ -51,7 +51,7 @@ def command(
             raise typer.Exit(int(ExitCode.FINDING))
         for fault in faults:
             out.print(f"edited since it was packed: {clean(fault)}", style="yellow", soft_wrap=True)
-        with replay.opened(file) as (runs, sources):
+        with opening.opened(file) as (runs, sources):
             commands = replay.plan([run for run in runs if not probe or run.probe.name in probe])
             if not commands:
                 held = ", ".join(dict.fromkeys(run.probe.name for run in runs)) or "none at all"

@@ -34,7 +34,7 @@ def command(
     """Write a page that opens from disk, needs no network, and links each figure to its log line."""
     from dataclasses import replace
 
-    from bfo_diag import archive, bundle, recorded, replay
+    from bfo_diag import archive, bundle, opening, recorded
     from bfo_diag.errors import DiagError
     from bfo_diag.records import dumps
     from bfo_diag.render import html, markdown
@@ -49,7 +49,7 @@ def command(
             beside = Path(what).with_name(Path(what).name.removesuffix(".tar.gz") + ".html")
             said = checked_package(Path(what)).manifest
             questions = () if said is None else tuple(map(str, said.about.get("questions") or ()))
-            with replay.opened(Path(what)) as (runs, _):
+            with opening.opened(Path(what)) as (runs, _):
                 review = replace(bundle.page(runs), questions=questions)
                 document = bundle.document(runs)
         else:

@@ -199,7 +199,8 @@ def test_verify_says_yes_and_a_change_of_one_line_is_named(evidence, package, un
     document = json.loads(done.stdout)
     assert not document["ok"]
     told = [file["path"] for file in document["files"] if file["state"] != "ok"]
-    assert told == ["src/train_REDACTED_user_1.py"] or "train_REDACTED_user_1.py" in str(document["refused"])
+    assert told == ["src/train_REDACTED_user_1.py"]
+    assert document["refused"] == []
     refused = evidence.run("replay", str(forged), "--yes")
     assert refused.returncode == 1
     assert "nothing of it is run" in refused.stderr
@@ -244,7 +245,7 @@ def test_the_packages_own_tests_run_the_real_checks_and_see_a_change(unpacked, t
     pytest_run = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_gradient_modes.py"]
     done = subprocess.run(pytest_run, cwd=unpacked, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert "2 failed, 1 passed" in done.stdout or "3 failed" in done.stdout, done.stdout
+    assert "3 failed" in done.stdout, done.stdout  # it ends otherwise, a finding is gone, and one is new
     assert "edited" in done.stdout
 
 
@@ -297,8 +298,8 @@ def test_a_file_over_the_cap_is_cut_and_says_so(evidence, tmp_path):
 )
 def test_bad_input_gets_a_clear_error(evidence, arguments, said):
     done = evidence.run(*arguments)
-    assert done.returncode in (1, 2)
-    assert said in done.stderr + done.stdout
+    assert done.returncode == 2
+    assert said in done.stderr
     assert "Traceback" not in done.stderr
 
 

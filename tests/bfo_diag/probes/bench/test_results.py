@@ -176,3 +176,70 @@ def test_a_rerun_with_eagers_stream_that_fails_hides_nothing():
         *(measured(p, 0.010, 0.005) for p in range(5)),
     )
     assert [finding.code for finding in report.findings(run, PROBE)] == ["BENCH-RESULT-DIFFERS"]
+
+
+def charts_of(run):
+    return {chart.title.partition(": ")[2]: chart for chart in PROBE.charts(run)}
+
+
+def test_the_chart_of_speed_ups_has_each_mode_with_its_interval_beside_the_control():
+    run = run_of(*FIRSTS, same(True), *(measured(p, 0.010, 0.005) for p in range(5)))
+    chart = charts_of(run)["speed-up over eager"]
+    summary = PROBE.summarise(run)
+    assert chart.reference == 1.0
+    assert [series.name for series in chart.series] == ["eager again (A/A)", "default"]
+    for series, found in zip(chart.series, (summary["control"], summary["modes"]["default"]["speed_up"]), strict=True):
+        assert series.points == ((0.0, found["value"]),)
+        assert series.intervals == ((found["low"], found["high"]),)
+        assert [run.observations[number - 1].kind for number in series.evidence] == ["measured"] * 5
+
+
+def test_the_lines_of_the_break_even_chart_cross_where_the_compile_has_paid():
+    run = run_of(*FIRSTS, same(True), *(measured(p, 0.010, 0.005) for p in range(5)))
+    eager, cold, warm = charts_of(run)["when a compile has paid for itself"].series
+    steps = PROBE.summarise(run)["modes"]["default"]["break_even"]["cold"]["steps"]["value"]
+    assert [cold.name, warm.name] == ["default, cold cache", "default, warm cache"]
+
+    def at(series, x):
+        (x0, y0), (x1, y1) = series.points
+        return y0 + (y1 - y0) * (x - x0) / (x1 - x0)
+
+    assert at(eager, steps) == pytest.approx(at(cold, steps), rel=0.02)
+    assert at(eager, steps / 2) < at(cold, steps / 2)
+    assert at(warm, steps) < at(cold, steps)
+    kinds = {run.observations[number - 1].kind for number in cold.evidence}
+    assert kinds == {"first", "measured"}
+
+
+def test_a_mode_that_never_pays_has_no_break_even_chart():
+    run = run_of(*FIRSTS, same(True), *(measured(p, 0.010, 0.020) for p in range(5)))
+    assert list(charts_of(run)) == ["speed-up over eager"]
+
+
+def test_on_a_noisy_machine_no_difference_is_not_known_and_not_never():
+    run = run_of(*FIRSTS, same(True), *(measured(p, 0.010, 0.010, control=0.016) for p in range(5)))
+    assert PROBE.summarise(run)["noisy"]
+    assert "default: can't be told from eager in this noise" in PROBE.verdict(run, ())
+    assert "never pays" not in PROBE.verdict(run, ())
+    cells = [getattr(cell, "text", cell) for table in PROBE.tables(run) for row in table.rows for cell in row]
+    assert "too noisy to tell" in cells
+    assert "not known: noisy" in cells
+
+
+def test_figures_of_the_table_name_the_lines_that_they_come_from():
+    run = run_of(*FIRSTS, same(True), *(measured(p, 0.010, 0.005) for p in range(5)))
+    (table,) = PROBE.tables(run)
+    row = dict(zip(table.columns, next(row for row in table.rows if row[0] == "default"), strict=True))
+    kinds = {
+        head: sorted({run.observations[number - 1].kind for number in cell.evidence})
+        for head, cell in row.items()
+        if getattr(cell, "evidence", ())
+    }
+    assert kinds == {
+        "step": ["measured"],
+        "speed-up [95 %]": ["measured"],
+        "compile cold / warm": ["first"],
+        "pays after": ["first", "measured"],
+        "peak": ["first"],
+        "result": ["correctness"],
+    }

@@ -8,11 +8,15 @@ import pytest
 import torch
 
 from bfo_diag import api, report
+from bfo_diag.probes import load_all
 from bfo_diag.probes.compile.analysis import Analysis, analyses
 from bfo_diag.records import CaseRecord, Observation, Outcome, Run, RunHeader
 
 pytestmark = pytest.mark.compile
 TORCH = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
+
+
+PROBE = load_all()["compile"]
 
 
 @pytest.fixture
@@ -113,6 +117,13 @@ def test_an_sgd_training_closure(examined):
     assert done.summary["graphs"] == {"forward": 1, "backward": 1, "inference": 1}
     place = next(site.place for site in analysis.sites if site.code == "GB0025")
     assert place.source == "optimizer.step()"
+    (table,) = PROBE.details(done.run)
+    rows = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
+    assert [row["why"].split()[0] for row in rows] == ["GB0008", "GB0123", "GB0025"]  # by line
+    for row in rows:
+        lines = [done.run.observations[number - 1] for number in row["events"].evidence]
+        assert {line.values["code"] for line in lines} == {row["why"].split()[0]}
+        assert row["events"].text == str(len(lines))
 
 
 def test_a_bound_adam_step(examined):
@@ -134,6 +145,10 @@ def test_lbfgs(examined):
 def test_four_shapes_settle_after_one_recompile(examined):
     _, done = examined("four_shapes")
     assert done.summary["compiles"][:4] == [1, 1, 0, 0]
+    (chart,) = PROBE.charts(done.run)
+    (series,) = chart.series
+    assert [y for _, y in series.points][:4] == [1, 1, 0, 0]
+    assert [done.run.observations[number - 1].kind for number in series.evidence] == ["call"] * len(series.points)
     assert done.summary["recompiles"] == 1
     assert done.summary["settled"] is True
     finding = next(finding for finding in done.findings if finding.code == "COMPILE-RECOMPILED")
