@@ -40,7 +40,7 @@ _user_roots: list[Path] = []
 
 
 def claim_for_user(root: Path) -> None:
-    """Count everything below `root` as the user's, wherever it is installed (a target given as `pkg.mod:name`)."""
+    """Count what is below `root` as the user's, also where it is installed (a target given as `pkg.mod:name`)."""
     if root.resolve() not in _user_roots:
         _user_roots.append(root.resolve())
         owner_of_file.cache_clear()
@@ -62,13 +62,18 @@ def owner_of_file(filename: str) -> Owner:
     after = _below_site_packages(parts)
     if after[:1] in (("torch",), ("functorch",)):
         return Owner.TORCH
-    if any(path.is_relative_to(root) for root in _user_roots) or path.is_relative_to(_OUR_CASES):
+    if any(_claims(root, path) for root in _user_roots) or path.is_relative_to(_OUR_CASES):
         return Owner.USER
     if after or _OUR_LIBRARY in parts:
         return Owner.LIBRARY
     if any(path.is_relative_to(folder) for folder in _PYTHON_FOLDERS):
         return Owner.PYTHON
     return Owner.USER
+
+
+def _claims(root: Path, path: Path) -> bool:
+    """Whether a file is the user's by lying below `root`: what is installed below it (`.venv`) is not."""
+    return path.is_relative_to(root) and not _below_site_packages(path.relative_to(root).parts)
 
 
 def _below_site_packages(parts: tuple[str, ...]) -> tuple[str, ...]:
