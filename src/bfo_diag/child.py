@@ -44,6 +44,7 @@ class ChildRequest:
     parts: Parts | None = None
     loaded: Callable[[], None] = lambda: None
     """Called when the target's code has been imported, or has failed to be."""
+    raw: Path | None = None
 
     def load(self) -> targets.Target:
         """Import the target."""
@@ -133,13 +134,14 @@ def _capture(
     device = spec["device"] if parts is not None else targets.resolve_device(spec["device"])
 
     # (Who conducts parts imports nothing of the target: each part keeps what it imported itself.)
-    keeper = sources.Keeper(folder / RAW_FOLDER, spec["target"]) if parts is None else None
+    raw = folder / RAW_FOLDER
+    keeper = sources.Keeper(raw, spec["target"]) if parts is None else None
 
     def keep_sources() -> None:
         for source in keeper.observations() if keeper is not None else ():
             write(source)
 
-    request = ChildRequest(spec["target"], tuple(spec["inputs"]), device, spec["seed"], parts, keep_sources)
+    request = ChildRequest(spec["target"], tuple(spec["inputs"]), device, spec["seed"], parts, keep_sources, raw)
     capture = probe.capture if "part" not in spec else probe.parts[spec["part"]]
     if parts is None:
         targets.check_device(request.device)
@@ -149,6 +151,8 @@ def _capture(
             # A part says what it does; how far all is, only its conductor knows.
             whole = read_progress(folder) if "part" in spec else None
             where = {} if whole is None else {**whole, "doing": f"{whole['doing'].partition(': ')[0]}: {said.doing}"}
+            if where and said.table is not None:
+                where["table"] = said.table
             write_progress(folder, where or vars(said))
         else:
             write(said)

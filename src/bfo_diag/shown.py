@@ -42,8 +42,10 @@ class Series:
 
 @dataclass(frozen=True)
 class Chart:
-    """A figure. `lines` draws y over x; `intervals` draws a row a series, its y with its interval, beside `reference`.
+    """A figure of one of three kinds.
 
+    `lines` draws y over x; `intervals` draws a row a series, its y with its interval, beside `reference`; `heatmap`
+    draws a row a series, a column an x, and y as the shade (with `log_y`, on a logarithmic scale).
     The names of the axes hold their units. Whoever can't see it reads `caption` and the series as a table.
     """
 

@@ -11,19 +11,23 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from bfo_diag.errors import RecordError, WorkspaceError
 from bfo_diag.records import CaseRecord, JSONValue, Observation, Outcome, Run, RunHeader, dumps, loads
+from bfo_diag.shown import Cell, Table
 from bfo_diag.workspace import Workspace
 
 RUN_FILE = "run.json"
 OBSERVATIONS_FILE = "observations.jsonl"
 RAW_FOLDER = "raw"
 PROGRESS_FILE = "progress.json"
+PROGRESS_ROWS = 30
+"""Of the table of a progress file: it is written anew at each step, and read twenty times a second."""
 IDENTITY_FILE = "identity.json"
 """Whose machine wrote the log, so that a package can hide it; it is never packed itself."""
 
@@ -181,22 +185,53 @@ def write_header(folder: Path, header: RunHeader, outcome: Outcome) -> None:
             raise
 
 
-def write_progress(folder: Path, said: Mapping[str, JSONValue]) -> None:
-    """Say how far the run is. It is no fact of the run: what can't be written is left out."""
+def write_progress(folder: Path, said: Mapping[str, Any]) -> None:
+    """Say how far the run is: the fields of a `probes.Progress`.
+
+    It is no fact of the run: what can't be written is left out, and so is what a table has beyond `PROGRESS_ROWS`.
+    """
     path = folder / RAW_FOLDER / PROGRESS_FILE
     partial = path.with_suffix(f".{os.getpid()}")
+    table = said.get("table")
+    if table is not None:
+        said = {**said, "table": asdict(replace(table, rows=table.rows[:PROGRESS_ROWS]))}
     with contextlib.suppress(OSError):
         partial.write_text(dumps(said), "utf-8")
         partial.replace(path)
 
 
-def read_progress(folder: Path) -> dict[str, JSONValue] | None:
-    """Return what `write_progress` said last: done, total, doing, left_s."""
+def read_progress(folder: Path) -> dict[str, Any] | None:
+    """Return what `write_progress` said last: done, total, doing, left_s, and a table or None.
+
+    None where nothing was said, or nothing that can be read: who watches sees the progress before.
+    """
     try:
         said = loads((folder / RAW_FOLDER / PROGRESS_FILE).read_bytes())
     except (OSError, RecordError):
         return None
-    return said if isinstance(said, dict) else None
+    if not isinstance(said, dict) or not isinstance(said.get("doing"), str) or not _is_number(said.get("done")):
+        return None
+    optional = {name: said.get(name) if _is_number(said.get(name)) else None for name in ("total", "left_s")}
+    return {"done": said["done"], "doing": said["doing"], **optional, "table": _table(said.get("table"))}
+
+
+def _is_number(value: JSONValue) -> bool:
+    return isinstance(value, (int, float)) and 0 <= value < 1e15
+
+
+def _table(said: JSONValue) -> Table | None:
+    """Return the table of a progress file; None for what is none."""
+    try:
+        rows = tuple(tuple(map(_cell, row)) for row in said["rows"][:PROGRESS_ROWS])
+        columns = tuple(map(str, said["columns"]))
+        whole = all(len(row) == len(columns) for row in rows)
+        return Table(str(said["title"]), columns, rows, str(said["caption"])) if whole and columns else None
+    except (TypeError, KeyError):
+        return None
+
+
+def _cell(said: JSONValue) -> str | Cell:
+    return Cell(str(said["text"]), str(said["tone"])) if isinstance(said, dict) else str(said)
 
 
 def finish(folder: Path, header: RunHeader, outcome: Outcome) -> Run:

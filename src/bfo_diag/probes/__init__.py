@@ -11,6 +11,7 @@ import inspect
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 from bfo_diag.records import Finding, JSONValue, Observation, Run
@@ -23,6 +24,8 @@ class Request(Protocol):
     text: str | None
     device: str
     seed: int
+    raw: Path | None
+    """Where the probe may leave files of its own, beside the log; None where there is no log."""
 
     def load(self) -> Any:
         """Import the target and return it as a `targets.Target`."""
@@ -52,6 +55,8 @@ class Progress:
     total: int | None
     doing: str
     left_s: float | None = None
+    table: Table | None = None
+    """The latest figures, to be drawn under the progress line: at most `store.PROGRESS_ROWS` rows."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,16 @@ class PartResult:
     def of_kind(self, kind: str) -> list[Mapping[str, JSONValue]]:
         """Return the values of the observations of a kind."""
         return [observation.values for observation in self.observations if observation.kind == kind]
+
+
+@dataclass(frozen=True)
+class FileTarget:
+    """A TARGET that is a file to read, and no Python to import."""
+
+    metavar: str
+    help: str
+    check: Callable[[str | None], object]
+    """Refuses what is wrong with it before anything runs; None where none is named. Raises DiagError."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +120,8 @@ class Probe:
     defaults: Mapping[str, JSONValue] = field(default_factory=dict)
     """Other defaults for the options that every probe has."""
     environment: Mapping[str, str] = field(default_factory=dict)
+    file_target: FileTarget | None = None
+    """What TARGET is where it is no Python."""
 
     @property
     def options(self) -> dict[str, inspect.Parameter]:

@@ -18,7 +18,7 @@ from bfo_diag.render.text import clean
 from bfo_diag.shown import Cell, Report, Table
 
 _STYLE = {Severity.ERROR: "bold red", Severity.WARNING: "yellow", Severity.NOTE: "cyan"}
-_TONE = {"bad": "red", "muted": "dim", "": ""}
+TONE = {"bad": "bold red", "muted": "dim", "": ""}
 _PIPE_WIDTH = 160
 _LEAST_WIDTH = 10
 
@@ -84,7 +84,7 @@ def _table(table: Table, out: Console) -> None:
             Text(clean(column)), no_wrap=index == 0, overflow="ellipsis" if index == 0 else "fold", min_width=least
         )
     for row in table.rows:
-        drawn.add_row(*(Text(clean(_text(cell)), style=_TONE[getattr(cell, "tone", "")]) for cell in row))
+        drawn.add_row(*(Text(clean(_text(cell)), style=TONE[getattr(cell, "tone", "")]) for cell in row))
     out.print(drawn)
 
 
@@ -95,7 +95,7 @@ def _rows(table: Table, out: Console) -> None:
         out.print(_indented(_text(row[0]), 2, style="bold"))
         for column, cell in zip(table.columns[1:], row[1:], strict=True):
             if _text(cell) not in ("-", ""):
-                out.print(_indented(f"{column}: {_text(cell)}", 4, style=_TONE[getattr(cell, "tone", "")]))
+                out.print(_indented(f"{column}: {_text(cell)}", 4, style=TONE[getattr(cell, "tone", "")]))
     if table.caption:
         out.print(_indented(table.caption, 2, style="dim"))
 

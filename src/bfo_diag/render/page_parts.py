@@ -248,7 +248,7 @@ def _figure(chart: Chart, ident: str, on_page: Mapping[int, str], limits: Limits
         remarks="; ".join(charts.remarks(chart)),
         series=tuple(
             (series.name, _links(series.evidence, on_page, limits.links))
-            for series in chart.series[:40]
+            for series in (charts.drawn(chart) if chart.kind == "heatmap" else chart.series[:40])
             if series.evidence
         ),
         table=_table(figures, f"{ident}-table", on_page, limits),

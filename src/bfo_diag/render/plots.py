@@ -1,21 +1,20 @@
-"""The geometry of charts: with which strokes and texts a chart is drawn, and where. Their look is the style sheet's."""
+"""The geometry of lines, and of rows with their intervals: what is drawn where. Their look is the style sheet's."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeVar
 
 from bfo_diag.render.scales import Scale, drawable, scale_of, short_number
-from bfo_diag.render.text import clean
+from bfo_diag.render.strokes import CHARACTER, MARGIN, WIDTH, Drawing, Path, Text, at, not_measured
+from bfo_diag.render.text import cut
 from bfo_diag.shown import Chart, Series
 
-WIDTH = 400
-"""Of the drawing, in the units of the SVG; a page gives it about as many pixels."""
 _TOP, _BOTTOM, _LINES_HEIGHT, _ROW_HEIGHT = 30, 42, 252, 40
 MOST_SERIES, MOST_ROWS, _MOST_POINTS, _MOST_MARKERS = 12, 40, 400, 30
-_LABEL_CHARACTERS, _ROW_CHARACTERS, _CHARACTER, _LABEL_STEP = 20, 36, 6.2, 14.0
+_LABEL_CHARACTERS, _ROW_CHARACTERS, _LABEL_STEP = 20, 36, 14.0
 _LOOKS = 8
 """So many colours, each with a marker and a dash of its own, in `chart.css`; then they begin again."""
 _MARKERS = (
@@ -25,36 +24,6 @@ _MARKERS = (
     "m0 -4l4 4l-4 4l-4 -4z",
 )
 _Item = TypeVar("_Item")
-
-
-@dataclass(frozen=True)
-class _Text:
-    x: float
-    y: float
-    text: str
-    kind: str
-    look: int = -1
-
-
-@dataclass(frozen=True)
-class _Path:
-    d: str
-    kind: str
-    look: int = -1
-
-
-@dataclass
-class Drawing:
-    """What the template writes down, in the order of painting; lengths in units of the SVG."""
-
-    height: float
-    paths: list[_Path] = field(default_factory=list)
-    texts: list[_Text] = field(default_factory=list)
-
-
-def drawing(chart: Chart) -> Drawing:
-    """Return what a chart is drawn with; "not measured" where it holds nothing finite."""
-    return _rows(chart) if chart.kind == "intervals" else _lines(chart)
 
 
 def interval(series: Series, index: int) -> tuple[float, float] | None:
@@ -82,43 +51,44 @@ def _reference(chart: Chart) -> list[float]:
     return [value for value in (chart.reference,) if value is not None and drawable(value, log=chart.log_y)]
 
 
-def _rows(chart: Chart) -> Drawing:
+def rows(chart: Chart) -> Drawing:
+    """Return a row a series: its figure and its interval."""
     shown = chart.series[:MOST_ROWS]
     values = [y for series in shown for x, y in series.points if visible(chart, x, y)]
     values += [end for series in shown for end in _ends(chart, series)]
     if not values:
-        return _not_measured()
+        return not_measured()
     made = Drawing(height=_TOP + _ROW_HEIGHT * len(shown) + _BOTTOM)
     bottom = made.height - _BOTTOM
-    scale = scale_of([*values, *_reference(chart)], log=chart.log_y, start=14, end=WIDTH - 14)
+    scale = scale_of([*values, *_reference(chart)], log=chart.log_y, start=MARGIN, end=WIDTH - MARGIN)
     for tick in scale.ticks:
-        made.paths.append(_Path(f"M{_at(scale(tick))} {_TOP}V{_at(bottom)}", "grid"))
-        made.texts.append(_Text(scale(tick), bottom + 16, scale.label(tick), "tick middle"))
-    made.texts.append(_Text(WIDTH - 14, made.height - 6, _cut(chart.y_axis, 60), "axis end"))
+        made.stroke(f"M{at(scale(tick))} {_TOP}V{at(bottom)}", "grid")
+        made.write(scale(tick), bottom + 16, scale.label(tick), "tick middle")
+    made.write(WIDTH - MARGIN, made.height - 6, cut(chart.y_axis, 60), "axis end")
     for reference in _reference(chart):
-        made.paths.append(_Path(f"M{_at(scale(reference))} {_TOP - 6}V{_at(bottom)}", "reference"))
+        made.stroke(f"M{at(scale(reference))} {_TOP - 6}V{at(bottom)}", "reference")
         made.texts.append(_reference_label(scale(reference), _TOP - 12, reference))
     for index, series in enumerate(shown):
         _row(chart, series, scale, _TOP + _ROW_HEIGHT * index, made)
     return made
 
 
-def _reference_label(x: float, y: float, reference: float) -> _Text:
+def _reference_label(x: float, y: float, reference: float) -> Text:
     anchor = "start" if x < 60 else "end" if x > WIDTH - 60 else "middle"
-    return _Text(x, y, short_number(reference), f"tick {anchor}")
+    return Text(x, y, short_number(reference), f"tick {anchor}")
 
 
 def _row(chart: Chart, series: Series, scale: Scale, top: float, made: Drawing) -> None:
     drawn = [(i, y) for i, (x, y) in enumerate(series.points) if visible(chart, x, y)]
     line = top + 29
-    made.texts.append(_Text(14, top + 15, _cut(series.name, _ROW_CHARACTERS), "name"))
-    made.texts.append(_Text(WIDTH - 14, top + 15, _figures(series, drawn), "value end"))
+    made.write(MARGIN, top + 15, cut(series.name, _ROW_CHARACTERS), "name")
+    made.write(WIDTH - MARGIN, top + 15, _figures(series, drawn), "value end")
     for index, y in drawn:
         ends = interval(series, index)
         if ends is not None and all(drawable(end, log=chart.log_y) for end in ends):
-            low, high = (_at(scale(end)) for end in ends)
-            d = f"M{low} {_at(line - 5)}v10M{high} {_at(line - 5)}v10M{low} {_at(line)}H{high}"
-            made.paths.append(_Path(d, "whisker", 0))
+            low, high = (at(scale(end)) for end in ends)
+            d = f"M{low} {at(line - 5)}v10M{high} {at(line - 5)}v10M{low} {at(line)}H{high}"
+            made.stroke(d, "whisker", 0)
         made.paths.append(_marker(scale(y), line, 0))
 
 
@@ -144,29 +114,24 @@ class _Plane:
     y: Scale
     made: Drawing
 
-    def stroke(self, d: str, kind: str, look: int = -1) -> None:
-        self.made.paths.append(_Path(d, kind, look))
 
-    def write(self, x: float, y: float, text: str, kind: str, look: int = -1) -> None:
-        self.made.texts.append(_Text(x, y, text, kind, look))
-
-
-def _lines(chart: Chart) -> Drawing:
+def lines(chart: Chart) -> Drawing:
+    """Return y over x, a line a series."""
     shown = chart.series[:MOST_SERIES]
     points = [(x, y) for series in shown for x, y in series.points if visible(chart, x, y)]
     if not points:
-        return _not_measured()
+        return not_measured()
     heights = [*(y for _, y in points), *(end for series in shown for end in _ends(chart, series)), *_reference(chart)]
     y_scale = scale_of(heights, log=chart.log_y, start=_LINES_HEIGHT - _BOTTOM, end=_TOP)
-    longest = max(len(_cut(series.name, _LABEL_CHARACTERS)) for series in shown)
-    right = WIDTH - (26 + _CHARACTER * longest if len(shown) > 1 else 16)
-    left = 16 + _CHARACTER * max(len(y_scale.label(tick)) for tick in y_scale.ticks)
+    longest = max(len(cut(series.name, _LABEL_CHARACTERS)) for series in shown)
+    right = WIDTH - (26 + CHARACTER * longest if len(shown) > 1 else 16)
+    left = 16 + CHARACTER * max(len(y_scale.label(tick)) for tick in y_scale.ticks)
     x_scale = scale_of([x for x, _ in points], log=chart.log_x, start=left, end=right)
     plane = _Plane(chart, x_scale, y_scale, Drawing(height=_LINES_HEIGHT))
     _axes(plane)
     for reference in _reference(chart):
-        plane.stroke(f"M{_at(left)} {_at(y_scale(reference))}H{_at(right)}", "reference")
-        plane.write(left + 5, y_scale(reference) - 5, short_number(reference), "tick")
+        plane.made.stroke(f"M{at(left)} {at(y_scale(reference))}H{at(right)}", "reference")
+        plane.made.write(left + 5, y_scale(reference) - 5, short_number(reference), "tick")
     for index, series in enumerate(shown):
         _line(plane, series, index % _LOOKS)
     if len(shown) > 1:
@@ -177,18 +142,12 @@ def _lines(chart: Chart) -> Drawing:
 def _axes(plane: _Plane) -> None:
     left, right, bottom = plane.x.start, plane.x.end, plane.y.start
     for tick in plane.y.ticks:
-        plane.stroke(f"M{_at(left)} {_at(plane.y(tick))}H{_at(right)}", "grid")
-        plane.write(left - 7, plane.y(tick) + 4, plane.y.label(tick), "tick end")
-    plane.stroke(f"M{_at(left)} {_at(bottom)}H{_at(right)}", "ruler")
-    taken = -math.inf
-    for tick in plane.x.ticks:
-        at, half = plane.x(tick), _CHARACTER * len(plane.x.label(tick)) / 2
-        plane.stroke(f"M{_at(at)} {_at(bottom)}v4", "ruler")
-        if at - half > taken + 8:
-            plane.write(at, bottom + 17, plane.x.label(tick), "tick middle")
-            taken = at + half
-    plane.write(4, 14, _cut(plane.chart.y_axis, 60), "axis")
-    plane.write(right, _LINES_HEIGHT - 6, _cut(plane.chart.x_axis, 40), "axis end")
+        plane.made.stroke(f"M{at(left)} {at(plane.y(tick))}H{at(right)}", "grid")
+        plane.made.write(left - 7, plane.y(tick) + 4, plane.y.label(tick), "tick end")
+    ticks = [(plane.x(tick), plane.x.label(tick)) for tick in plane.x.ticks]
+    plane.made.ruler(ticks, left=left, right=right, bottom=bottom)
+    plane.made.write(4, 14, cut(plane.chart.y_axis, 60), "axis")
+    plane.made.write(right, _LINES_HEIGHT - 6, cut(plane.chart.x_axis, 40), "axis end")
 
 
 def _line(plane: _Plane, series: Series, look: int) -> None:
@@ -201,11 +160,11 @@ def _line(plane: _Plane, series: Series, look: int) -> None:
         if not seen[index]:
             pen = "M"
             continue
-        d.append(f"{pen}{_at(plane.x(x))} {_at(plane.y(y))}")
+        d.append(f"{pen}{at(plane.x(x))} {at(plane.y(y))}")
         pen = "L"
         if few or not any(seen[max(0, index - 1) : index] + seen[index + 1 : index + 2]):
             markers.append(_marker(plane.x(x), plane.y(y), look))
-    plane.stroke("".join(d), "line", look)
+    plane.made.stroke("".join(d), "line", look)
     plane.made.paths.extend(markers)
 
 
@@ -219,13 +178,13 @@ def _spread(plane: _Plane, series: Series, look: int, *, whiskers: bool) -> None
     ]
     if whiskers:
         for x, low, high in ends:
-            bars = f"M{_at(x - 4)} {_at(low)}h8M{_at(x - 4)} {_at(high)}h8"
-            plane.stroke(f"M{_at(x)} {_at(low)}V{_at(high)}{bars}", "whisker", look)
+            bars = f"M{at(x - 4)} {at(low)}h8M{at(x - 4)} {at(high)}h8"
+            plane.made.stroke(f"M{at(x)} {at(low)}V{at(high)}{bars}", "whisker", look)
         return
     kept = _thinned(ends, lambda item: item[2])
     around = [(x, high) for x, _, high in kept] + [(x, low) for x, low, _ in reversed(kept)]
-    d = "".join(f"{'L' if index else 'M'}{_at(x)} {_at(y)}" for index, (x, y) in enumerate(around))
-    plane.stroke(f"{d}z" if d else "", "band", look)
+    d = "".join(f"{'L' if index else 'M'}{at(x)} {at(y)}" for index, (x, y) in enumerate(around))
+    plane.made.stroke(f"{d}z" if d else "", "band", look)
 
 
 def _labels(plane: _Plane, shown: Sequence[Series]) -> None:
@@ -239,8 +198,8 @@ def _labels(plane: _Plane, shown: Sequence[Series]) -> None:
     places = _apart([y for y, _, _ in ends], low=plane.y.end, high=plane.y.start)
     for (y, x, index), place in zip(ends, places, strict=True):
         look, edge = index % _LOOKS, plane.x.end
-        plane.stroke(f"M{_at(x + 5)} {_at(y)}L{_at(edge + 6)} {_at(y)}L{_at(edge + 13)} {_at(place)}", "leader", look)
-        plane.write(edge + 16, place + 4, _cut(shown[index].name, _LABEL_CHARACTERS), "label", look)
+        plane.made.stroke(f"M{at(x + 5)} {at(y)}L{at(edge + 6)} {at(y)}L{at(edge + 13)} {at(place)}", "leader", look)
+        plane.made.write(edge + 16, place + 4, cut(shown[index].name, _LABEL_CHARACTERS), "label", look)
 
 
 def _apart(wanted: Sequence[float], *, low: float, high: float) -> list[float]:
@@ -258,15 +217,8 @@ def _apart(wanted: Sequence[float], *, low: float, high: float) -> list[float]:
 # Shared.
 
 
-def _not_measured() -> Drawing:
-    made = Drawing(height=96)
-    made.paths.append(_Path(f"M0.5 0.5H{WIDTH - 0.5}V95.5H0.5z", "empty"))
-    made.texts.append(_Text(WIDTH / 2, 53, "not measured", "nothing middle"))
-    return made
-
-
-def _marker(x: float, y: float, look: int) -> _Path:
-    return _Path(f"M{_at(x)} {_at(y)}{_MARKERS[look % len(_MARKERS)]}", "marker", look)
+def _marker(x: float, y: float, look: int) -> Path:
+    return Path(f"M{at(x)} {at(y)}{_MARKERS[look % len(_MARKERS)]}", "marker", look)
 
 
 def _thinned(items: Sequence[_Item], height: Callable[[_Item], float]) -> list[_Item]:
@@ -283,14 +235,3 @@ def _thinned(items: Sequence[_Item], height: Callable[[_Item], float]) -> list[_
         kept |= {within[0], within[-1], *broken[:1]}
         kept |= {min(finite, key=heights.__getitem__), max(finite, key=heights.__getitem__)} if finite else set()
     return [items[index] for index in sorted(kept)]
-
-
-def _cut(text: str, most: int) -> str:
-    """Return a text that is short enough; its middle goes, as names mostly differ at their ends."""
-    shown = clean(text).replace("\n", " ")
-    return shown if len(shown) <= most else f"{shown[: most // 2 - 1]}…{shown[-(most - most // 2) :]}"
-
-
-def _at(value: float) -> str:
-    """Return a coordinate to a tenth, without a trailing zero."""
-    return f"{value:.1f}".removesuffix(".0")

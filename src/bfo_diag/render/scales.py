@@ -17,6 +17,12 @@ def drawable(value: float, *, log: bool) -> bool:
     return math.isfinite(value) and abs(value) <= _GREATEST and (not log or value >= _LEAST)
 
 
+def place(value: float, *, log: bool) -> float:
+    """Return where a finite value lies on an axis, in its units; what no axis can hold lies at its end."""
+    held = max(-_GREATEST, min(_GREATEST, value))
+    return math.log(max(held, _LEAST)) if log else held
+
+
 def number(value: float) -> str:
     """Return a value for a table: 27,591, 1.74382, 3.2e-07; what is not finite says so."""
     if not math.isfinite(value):
@@ -77,7 +83,7 @@ def scale_of(values: Sequence[float], *, log: bool, start: float, end: float) ->
     else:
         low, high = _apart_linear(low, high)
         whole = all(value == int(value) for value in values)
-        ticks = _linear_ticks(low, high, least=1.0 if whole else 0.0)
+        ticks = linear_ticks(low, high, least=1.0 if whole else 0.0)
     return Scale(low, high, log, start, end, ticks)
 
 
@@ -99,9 +105,11 @@ def _apart_log(low: float, high: float) -> tuple[float, float]:
     return max(low / margin, _LEAST), min(high * margin, _GREATEST)
 
 
-def _linear_ticks(low: float, high: float, *, least: float = 0.0) -> tuple[float, ...]:
+def linear_ticks(low: float, high: float, *, least: float = 0.0) -> tuple[float, ...]:
     """Return about five multiples of 1, 2 or 5 times a power of ten, `least` apart: steps are counted in ones."""
     rough = max((high - low) / _LINEAR_TICKS, least)
+    if rough < _LEAST:
+        return low, high
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
@@ -116,4 +124,4 @@ def _log_ticks(low: float, high: float) -> tuple[float, ...]:
     within = [f * 10.0**p for p in range(first - 1, last + 1) for f in (1, 2, 5) if low <= f * 10.0**p <= high]
     if len(within) >= 2:
         return tuple(within)
-    return tuple(tick for tick in _linear_ticks(low, high) if low <= tick <= high) or (low, high)
+    return tuple(tick for tick in linear_ticks(low, high) if low <= tick <= high) or (low, high)

@@ -5,6 +5,8 @@ and is the same for all of them.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from itertools import takewhile
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -41,6 +43,42 @@ def clip(text: str, limit: int, *, where: str) -> str:
     if len(text) <= limit + 20:
         return text
     return f"{text[:limit]}… ({len(text) - limit:,} more characters {where})"
+
+
+def cut(text: str, most: int, *, head: int | None = None) -> str:
+    """Return a text that is short enough; its middle goes, as names mostly differ at their ends.
+
+    `head` says how many characters stay before the cut: half of them, if it is not given.
+    """
+    shown = clean(text).replace("\n", " ")
+    if len(shown) <= most:
+        return shown
+    head = most // 2 - 1 if head is None else head
+    return f"{shown[:head]}…{shown[len(shown) - (most - 1 - head) :]}"
+
+
+def cut_apart(names: Sequence[str], most: int) -> list[str]:
+    """Return names that are short enough, and as far as can be still differ where the names do.
+
+    `encoder.layers.7.attention.weight` and its eleven sisters differ in their middle: what all of them begin with goes,
+    and the cut lies where it leaves the most of them apart (to the eye: by letters and digits), as near to the middle
+    as that allows.
+    """
+    shown = [clean(name).replace("\n", " ") for name in names]
+    if all(len(name) <= most for name in shown):
+        return shown
+    first, last = min(shown), max(shown)
+    same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False)))
+    shared = first[:same].rfind(".") + 1 if len(shown) > 1 else 0
+    if shared:
+        shown = [f"…{name[shared:]}" for name in shown]
+    middle = most // 2 - 1
+    heads = sorted(range(most), key=lambda head: (abs(head - middle), head))
+    return max(([cut(name, most, head=head) for name in shown] for head in heads), key=_told_apart)
+
+
+def _told_apart(names: Sequence[str]) -> tuple[int, int]:
+    return len({re.sub(r"[\W_]+", "", name) for name in names}), len(set(names))
 
 
 def safe_url(url: str) -> str:

@@ -118,7 +118,27 @@ def _charts() -> tuple[Chart, ...]:
         ),
         Chart("lines", "Loss", "step", "loss", (Series("loss", curve, evidence=(3,)),), log_y=True),
         Chart("lines", "Nothing", "step", "loss", (Series("loss", ((1.0, math.nan), (2.0, math.inf))),)),
+        _norms(),
     )
+
+
+def _norms() -> Chart:
+    """Return a heat map of 18 layers, in which one dies, one overflows, one stops and one has no values."""
+    norms = {
+        f"encoder.layers.{layer}.{part}.weight": [10.0 ** (-layer / 2 - step / 40) for step in range(60)]
+        for layer in range(6)
+        for part in ("attention", "linear1", "linear2")
+    }
+    norms["encoder.layers.1.linear2.weight"][20:50] = [0.0] * 30
+    norms["encoder.layers.2.linear1.weight"][41] = math.nan
+    norms["encoder.layers.3.linear2.weight"][30:] = [math.inf] * 30
+    del norms["encoder.layers.4.linear1.weight"][25:]
+    norms["encoder.layers.5.linear1.weight"] = []
+    series = (
+        Series(name, tuple((float(step), norm) for step, norm in enumerate(row)), evidence=(3, 4))
+        for name, row in norms.items()
+    )
+    return Chart("heatmap", "Gradient norms", "step", "gradient norm (L2)", tuple(series), "by layer", log_y=True)
 
 
 def _section(probe: str, findings: tuple[Finding, ...], *tables: Table, outcome: str = "complete") -> Section:
@@ -194,7 +214,9 @@ def hostile() -> Review:
     )
     table = Table(text, (text, text), ((text, Cell(text, "bad", (1,))), (Cell(text, text, (9,)), text)), text)
     series = (Series(text, ((1.0, 2.0), (2.0, 3.0)), ((1.0, 3.0), (2.0, 4.0)), (1,)), Series(text, ((1.0, math.nan),)))
-    charts = tuple(Chart(kind, text, text, text, series, text, reference=1.0) for kind in ("lines", "intervals"))
+    charts = tuple(
+        Chart(kind, text, text, text, series, text, reference=1.0) for kind in ("lines", "intervals", "heatmap")
+    )
     section = Section(
         run_id=text,
         probe=text,

@@ -8,9 +8,10 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from bfo_diag.render.charts import as_table, remarks, svg
-from bfo_diag.render.plots import MOST_SERIES, WIDTH, drawing
-from bfo_diag.render.scales import number, scale_of, short_number
+from bfo_diag.render.charts import as_table, drawing, remarks, svg
+from bfo_diag.render.plots import MOST_SERIES
+from bfo_diag.render.scales import linear_ticks, number, scale_of, short_number
+from bfo_diag.render.strokes import WIDTH
 from bfo_diag.shown import Chart, Series
 
 INF, NAN = math.inf, math.nan
@@ -114,6 +115,19 @@ def test_long_series_are_thinned_but_keep_their_extremes_and_many_series_are_cou
     assert len(set(heights)) == 2  # the one high value is still there
     assert remarks(chart) == ["3 more series are in the table, and not drawn"]
     assert len(as_table(chart).rows) <= 61 * (MOST_SERIES + 3)
+
+
+@pytest.mark.parametrize("kind", ["lines", "intervals", "heatmap"])
+def test_of_many_series_the_description_names_the_first_and_counts_the_rest(kind):
+    chart = Chart(kind, "t", "x", "y", tuple(Series(f"s{n}", ((1.0, 1.0),)) for n in range(30)))
+    more = {"lines": "", "intervals": "; and 18 more", "heatmap": "; and 18 more"}[kind]
+    assert f"s10; s11{more}.</desc>" in svg(chart)
+
+
+@pytest.mark.parametrize("high", [5e-324, 1e-301, 1.0])
+def test_what_lies_too_close_together_for_round_ticks_has_its_ends_as_ticks(high):
+    assert linear_ticks(0.0, high)[0] == 0.0
+    assert linear_ticks(0.5, 0.5) == (0.5, 0.5)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import math
 import re
 from dataclasses import replace
 
@@ -12,7 +13,7 @@ from bfo_diag.render.html import MOST_BYTES, page
 from bfo_diag.render.page_parts import line_id
 from bfo_diag.render.templates import folder, render
 from bfo_diag.render.text import clean, clip, safe_url
-from bfo_diag.shown import Cell, Report, Review, Section, Table
+from bfo_diag.shown import Cell, Chart, Report, Review, Section, Series, Table
 
 OWN_TAGS = {
     *(
@@ -84,7 +85,7 @@ def test_a_figure_of_a_table_is_the_link_to_its_log_line(review, parse):
 def test_tables_have_captions_and_heads_with_a_scope_and_columns_of_numbers_are_told(review, parse):
     root = parse(page(review))
     tables = list(root.all("table"))
-    assert len(tables) == 2 + 4  # and one for each chart
+    assert len(tables) == 2 + 5  # and one for each chart
     for table in tables:
         assert next(table.all("caption")).text.strip()
         assert all(head["scope"] == ("col" if head.parent.parent.tag == "thead" else "row") for head in table.all("th"))
@@ -98,7 +99,7 @@ def test_a_run_shows_its_command_outcome_and_log(review, parse):
     assert next(run.all("pre")).text == review.sections[2].command
     assert "timed out" in run.text
     assert "2026-11-21 12:28:02 UTC" in run.text
-    assert len([node for node in run.all("svg") if node["role"] == "img"]) == 4
+    assert len([node for node in run.all("svg") if node["role"] == "img"]) == 5
 
 
 @pytest.mark.parametrize(
@@ -120,11 +121,25 @@ def test_the_headline_follows_from_findings_and_from_what_is_missing(missing, fi
     assert parse(text).by_id("verdict").text == says
 
 
+def test_the_log_lines_of_a_map_are_those_of_the_rows_it_draws(parse):
+    series = tuple(Series(f"s{n}", ((0.0, 1.0), (1.0, math.nan if n == 77 else 1.0)), (), (n,)) for n in range(90))
+    chart = Chart("heatmap", "Norms", "step", "norm", series, log_y=True)
+    section = Section(
+        "r", "t", "t", "c", "now", "complete", Report("v", True, (), (), (), (chart,)), "logs/r", {77: "x"}
+    )
+    figure = next(parse(page(Review("t", (), True, (section,)))).all("figure"))
+    named = next(node.text for node in figure.with_class("remark") if node.text.startswith("Log lines"))
+    assert named.startswith("Log lines: s0 L0; s1 L1; ")
+    assert named.endswith("; s38 L38; s77 L77")
+    assert log_links(figure) == ["#r-L77"]
+    assert "50 more series are in the table, and not drawn." in figure.text
+
+
 def test_hostile_text_is_text_everywhere(hostile, hostile_text, parse):
     text = page(hostile)
     root = parse(text)
     assert {node.tag for node in root.all()} <= OWN_TAGS
-    assert len(list(root.all("script"))) == len(list(root.all("style"))) == len(list(root.all("title"))) - 4 == 1
+    assert len(list(root.all("script"))) == len(list(root.all("style"))) == len(list(root.all("title"))) - 6 == 1
     for node in root.all():
         assert not any(
             name.startswith("on") or name in ("style", "src", "srcset", "xlink:href") for name in node.attributes

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -180,6 +182,40 @@ def test_without_javascript_everything_is_there(browser, files, review):
         opened.page.locator("details.notes > summary").click()
         assert opened.page.get_by_text("note 2").first.is_visible()
         assert opened.page.get_by_role("button").count() == 0
+
+
+CELLS = """() => {
+  const map = [...document.querySelectorAll("svg")].find(e => e.querySelector(".heat"));
+  const drawn = [...map.querySelectorAll(".heat")].filter(e => e.getCTM().d / map.getCTM().d === 15);
+  map.scrollIntoView({block: "center"});
+  const at = (column, row, y) => { const place = new DOMPoint(column + 0.5, row + y).matrixTransform(
+    drawn[0].getScreenCTM()); return document.elementFromPoint(place.x, place.y).getAttribute("class"); };
+  return {
+    shades: [0, 1, 2, 3, 4, 5, 6, 7].map(n => getComputedStyle(map.querySelector(`.heat-${n}`)).stroke),
+    zero: [at(30, 5, 0), at(30, 5, 0.3)], broken: [at(41, 7, 0), at(41, 7, 0.3)],
+    stopped: [at(24, 13, 0), at(25, 13, 0)], ends: [at(0, 0, 0.3), at(59, 17, 0.3)],
+  };
+}"""
+
+
+@pytest.mark.parametrize(("scheme", "width"), SCHEMES_AND_WIDTHS)
+def test_each_cell_of_a_map_is_painted_as_what_it_is_in_both_schemes(browser, files, scheme, width):
+    with Opened(browser, files["review"], width=width, color_scheme=scheme) as opened:
+        seen = opened.ask(CELLS)
+        assert seen["zero"] == ["heat heat-zero-line", "heat heat-zero"]
+        assert seen["broken"] == ["heat heat-broken-line", "heat heat-broken"]
+        assert re.fullmatch(r"heat heat-\d", seen["stopped"][0])
+        assert seen["stopped"][1] in ("chart", "scroll plain")  # nothing is painted there
+        assert seen["ends"] == ["heat heat-7", "heat heat-0"]
+        lights = [_light(shade) for shade in seen["shades"]]
+        if scheme == "light":
+            lights.reverse()
+        assert all(b - a > 10 for a, b in itertools.pairwise(lights))  # of 255: they differ without their hue, too
+
+
+def _light(colour: str) -> float:
+    red, green, blue = map(int, re.findall(r"\d+", colour))
+    return 0.21 * red + 0.72 * green + 0.07 * blue
 
 
 def test_on_paper_the_page_is_white_and_its_notes_are_open(browser, files):
