@@ -21,7 +21,9 @@ from pytorch_bfo_optimizer.errors import (
     ObjectiveError,
     ParameterError,
     StateMismatchError,
+    TelemetryError,
     TiedParametersError,
+    UnsupportedGradientError,
     UnsupportedParameterError,
 )
 from pytorch_bfo_optimizer.gradient_modes import (
@@ -37,6 +39,7 @@ from pytorch_bfo_optimizer.hybrid import HybridBFO
 from pytorch_bfo_optimizer.objective import BatchedObjective, FunctionObjective, ModelObjective
 from pytorch_bfo_optimizer.smart_closure import ClosureGradient, SmartClosure
 from pytorch_bfo_optimizer.state import MinimizeResult, StepRecord
+from pytorch_bfo_optimizer.telemetry import GradientCollector, GradientStats, TelemetryConfig
 
 __all__ = [
     "BFO",
@@ -51,10 +54,12 @@ __all__ = [
     "DualClosure",
     "EmptyParametersError",
     "FunctionObjective",
+    "GradientCollector",
     "GradientConfig",
     "GradientDecision",
     "GradientMode",
     "GradientModeUnsupportedError",
+    "GradientStats",
     "HybridBFO",
     "HyperparameterError",
     "LossTypeError",
@@ -67,7 +72,10 @@ __all__ = [
     "SmartClosure",
     "StateMismatchError",
     "StepRecord",
+    "TelemetryConfig",
+    "TelemetryError",
     "TiedParametersError",
+    "UnsupportedGradientError",
     "UnsupportedParameterError",
     "minimal_patch",
 ]

@@ -15,7 +15,10 @@
     ├── NonFiniteGenerationError(ArithmeticError) not one finite loss in a whole generation
     ├── NoGradientError(RuntimeError)            a gradient was wanted and there is none; says why
     ├── GradientModeUnsupportedError(TypeError)  this mode cannot drive this optimizer
-    └── StateMismatchError(ValueError)           a state_dict of another colony
+    ├── CompileFailedError(RuntimeError)         torch.compile failed, where fallback="raise" was asked for
+    ├── StateMismatchError(ValueError)           a state_dict of another colony
+    └── TelemetryError(ValueError)               gradients that can't be watched as asked
+        └── UnsupportedGradientError(TypeError)  a gradient of a kind that can't be measured alone
 """
 
 from __future__ import annotations
@@ -91,5 +94,20 @@ class GradientModeUnsupportedError(BFOError, TypeError):
     """A gradient mode cannot drive this optimizer; the message says why."""
 
 
+class CompileFailedError(BFOError, RuntimeError):
+    """A target could not be compiled, or not proved; only `CompilePolicy(fallback="raise")` raises it.
+
+    What torch, its backend or the step raised is the `__cause__`.
+    """
+
+
 class StateMismatchError(BFOError, ValueError):
     """A `state_dict` belongs to a colony of another size or to other parameters."""
+
+
+class TelemetryError(BFOError, ValueError):
+    """What was asked of the gradient telemetry does not fit: names, groups, or the order of calls."""
+
+
+class UnsupportedGradientError(TelemetryError, TypeError):
+    """A gradient is one process's part of a larger one, or of a layout or dtype that has no norm here."""

@@ -10,7 +10,8 @@ MODES BFO AdaptiveBFO BFOError BatchedObjective ClosureGradient ClosureRequiredE
 DualClosure EmptyParametersError FunctionObjective GradientConfig GradientDecision GradientMode
 GradientModeUnsupportedError HybridBFO HyperparameterError LossTypeError MinimizeResult ModelObjective NoGradientError
 NonFiniteGenerationError ObjectiveError ParameterError SmartClosure StateMismatchError StepRecord TiedParametersError
-UnsupportedParameterError minimal_patch
+UnsupportedParameterError minimal_patch GradientCollector GradientStats TelemetryConfig TelemetryError
+UnsupportedGradientError
 """.split()
 
 

@@ -14,7 +14,7 @@ from bfo_diag.records import Finding, JSONValue, Observation, Place, Run, Severi
 
 EXPLODING_NORM = 1e4
 """A parameter's gradient norm (ord 2) above this is a finding."""
-VANISHING_NORM = 1e-9
+VANISHING_NORM = 1e-7
 """A parameter's gradient norm (ord 2) below this, and not zero, is a finding."""
 _LISTED = 6
 _MAY_BE_INTENDED = ("GRAD-UNUSED", "GRAD-DROPPED", "GRAD-UNKNOWN")

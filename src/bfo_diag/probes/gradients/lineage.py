@@ -9,6 +9,7 @@ import torch
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from bfo_diag import frames
+from bfo_diag.losses import loss_in
 from bfo_diag.probes.gradients.backward import bits, graph_leaves
 from bfo_diag.probes.gradients.exits import Exits
 from bfo_diag.probes.gradients.flow import Flow, Reason
@@ -16,7 +17,6 @@ from bfo_diag.probes.gradients.leaves import Leaves
 from bfo_diag.probes.gradients.values import (
     data_pointer,
     is_wrapped,
-    loss_in,
     numbers_in,
     tensors_in,
     unwrapped,

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping
-from types import CodeType, FunctionType
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 
 from bfo_diag.probes.gradients.trace import Trace
 from bfo_diag.records import Case
+from bfo_diag.variables import variables_of
 
 _DEEPEST = 3
 
@@ -30,7 +28,7 @@ def name_case(trace: Trace, case: Case) -> None:
 
 def _name_visible(trace: Trace, function: Callable[..., Any]) -> None:
     """Name the leaves held by variables that `function` uses: its closure, its globals, the object it is bound to."""
-    variables = dict(_variables_of(function))
+    variables = dict(variables_of(function))
     modules = {name: value for name, value in variables.items() if isinstance(value, torch.nn.Module)}
     distinct = {id(module) for module in modules.values()}
     for name, module in modules.items():
@@ -82,47 +80,3 @@ def _is_plain_object(value: Any) -> bool:
     return hasattr(value, "__dict__") and not (
         inspect.ismodule(value) or inspect.isclass(value) or inspect.isroutine(value)
     )
-
-
-def _seen_by(function: FunctionType) -> dict[str, Any]:
-    """Return the closure variables and globals that a function, or one inside it, names."""
-    found: dict[str, Any] = {}
-    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=False):
-        with contextlib.suppress(ValueError):  # an empty cell: not assigned yet
-            found[name] = cell.cell_contents
-    codes = [function.__code__]
-    while codes:
-        code = codes.pop()
-        codes.extend(constant for constant in code.co_consts if isinstance(constant, CodeType))
-        for name in code.co_names:
-            if name in function.__globals__ and name not in found:
-                found[name] = function.__globals__[name]
-    return found
-
-
-def _variables_of(function: Callable[..., Any], depth: int = 0) -> Iterator[tuple[str, Any]]:
-    """Yield the variables that a function, method, partial or callable object can reach, its own code's first."""
-    if isinstance(function, functools.partial):
-        yield from _variables_of(function.func, depth)
-        for index, value in enumerate(function.args):
-            yield f"args[{index}]", value
-        yield from function.keywords.items()
-        return
-    if inspect.ismethod(function):
-        yield "self", function.__self__
-        function = function.__func__
-    function = inspect.unwrap(function)
-    if not inspect.isfunction(function):
-        if depth < _DEEPEST and callable(function):
-            yield "self", function
-            yield from _variables_of(type(function).__call__, depth + 1)
-        return
-    helpers = []
-    for name, value in _seen_by(function).items():
-        if inspect.isfunction(value) and depth < _DEEPEST and value.__module__ == function.__module__:
-            helpers.append(value)
-        else:
-            yield name, value
-    for helper in helpers:
-        if helper is not function:
-            yield from _variables_of(helper, depth + 1)

@@ -8,16 +8,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-import torch
-
 from bfo_diag.attempt import Attempt, attempt
-from bfo_diag.errors import TargetLoadError
+from bfo_diag.losses import loss_in, number_of
 from bfo_diag.probes import Progress
 from bfo_diag.probes.gradients.cuts import StepAnalysis, leaf_values
 from bfo_diag.probes.gradients.naming import name_case
 from bfo_diag.probes.gradients.trace import Trace
-from bfo_diag.probes.gradients.values import loss_in
-from bfo_diag.records import Case, Observation, Place
+from bfo_diag.records import Observation, Place
 from bfo_diag.targets import Target
 
 
@@ -40,7 +37,7 @@ def examine(trace: Trace, target: Target, *, steps: int) -> Iterator[Observation
         began = time.perf_counter()
         result = attempt(functools.partial(case.step, *case.arguments(number)))
         step_ms = (time.perf_counter() - began) * 1e3
-        if number == 0 and result.ok and (remade := _from_factory(target, case, result.value)) is not None:
+        if number == 0 and result.ok and (remade := target.remade(case, result.value)) is not None:
             # The name was a factory: what it returned is the case, and its call was no step.
             case = remade
             continue
@@ -57,18 +54,6 @@ def examine(trace: Trace, target: Target, *, steps: int) -> Iterator[Observation
         yield from reporter.step(number, result, step_ms=step_ms, backward_by=backward_by)
         if not result.ok:
             return
-
-
-def _from_factory(target: Target, case: Case, returned: object) -> Case | None:
-    """Return the case that the target's own function made; a module's step or a case's step is no factory."""
-    if case.step is not target.value:
-        return None
-    made = target.resolve(returned)
-    if made is None and target.inputs:
-        raise TargetLoadError(
-            f"--input goes with an nn.Module, and {target.record.target} returned {type(returned).__name__}"
-        )
-    return made
 
 
 class _Reporter:
@@ -94,7 +79,7 @@ class _Reporter:
                 "operations": trace.step.operations,
                 "backwards": sum(backward.finished for backward in backwards),
                 "backward_by": backward_by,
-                "loss": backwards[-1].loss if backwards else _number(result.value),
+                "loss": backwards[-1].loss if backwards else number_of(result.value),
                 "returned": type(result.value).__name__,
                 "judged": analysis.judged,
                 "functional": trace.step.functional,
@@ -152,10 +137,3 @@ def _class_of(values: dict[str, Any]) -> tuple[Any, ...]:
     norm = values.get("grad_norm")
     size = None if norm is None else "zero" if norm == 0 else f"{norm:.0e}"
     return (values["status"], size, values.get("nan_count"), values.get("inf_count"))
-
-
-def _number(value: object) -> float | None:
-    value = value if (loss := loss_in(value)) is None else loss
-    if isinstance(value, torch.Tensor) and value.numel() == 1 and not value.is_complex():
-        return float(value.detach())
-    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None

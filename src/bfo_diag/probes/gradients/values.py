@@ -66,16 +66,3 @@ def one_value(losses: Iterable[torch.Tensor]) -> float | None:
         float(loss.detach()) for loss in losses if loss.numel() == 1 and not loss.is_complex() and not is_wrapped(loss)
     ]
     return values[0] if len(values) == 1 else None
-
-
-def loss_in(value: object) -> torch.Tensor | None:
-    """Return the loss in what a step returned: a tensor, its "loss" item or attribute, or the first scalar in it."""
-    if isinstance(value, torch.Tensor):
-        return value
-    named = value.get("loss") if isinstance(value, dict) else getattr(value, "loss", None)
-    if isinstance(named, torch.Tensor):
-        return named
-    if isinstance(value, (list, tuple)):
-        scalars = [item for item in value if isinstance(item, torch.Tensor) and item.numel() == 1]
-        return next((item for item in scalars if item.requires_grad), scalars[0] if scalars else None)
-    return None
