@@ -88,6 +88,8 @@ def examine(
 class _Request:
     """A `probes.Request` whose parts run here."""
 
+    raw = None
+
     def __init__(
         self,
         probe: Probe,

@@ -160,7 +160,9 @@ def page(runs: Sequence[Recorded]) -> Review:
         title=f"Review of {', '.join(dict.fromkeys(section.target for section in sections))}",
         environment=_environment(runs),
         missing=[
-            (name, f"not measured: there is no run of bfo-diag {name}") for name in load_all() if name not in made
+            (name, f"not measured: there is no run of bfo-diag {name}")
+            for name, probe in load_all().items()
+            if name not in made and probe.file_target is None  # (of a recipe, there is nothing to miss)
         ],
     )
 

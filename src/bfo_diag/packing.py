@@ -190,8 +190,8 @@ def _recorded_files(folder: Path) -> list[Path]:
 
 
 def _sources_of(folder: Path) -> list[Path]:
-    found = (folder / store.RAW_FOLDER / sources.FOLDER).rglob("*.py")
-    return sorted(path for path in found if path.is_file() and not path.is_symlink())
+    found = (folder / store.RAW_FOLDER / sources.FOLDER).rglob("*")
+    return sorted(path for path in found if path.suffix in sources.KEPT and path.is_file() and not path.is_symlink())
 
 
 def _chunks(path: Path) -> Iterator[bytes]:
@@ -283,7 +283,7 @@ def _checked(line: bytes) -> bytes:
 
 
 def _source_text(content: bytes) -> str:
-    """Return a Python file as text that is UTF-8 once written, whatever encoding it names."""
+    """Return a source file as text that is UTF-8 once written, whatever encoding it names."""
     try:
         encoding, _ = tokenize.detect_encoding(io.BytesIO(content).readline)
         text = content.decode(encoding, "replace")

@@ -78,12 +78,13 @@ class Recorded:
     def portable_target(self) -> str | None:
         """TARGET as it is named from the folder of the packed sources."""
         target = self.run.header.case.target
-        if target is None or not target.rpartition(":")[0].endswith(".py"):
+        named = sources.file_part(target or "")
+        if target is None or not named:
             return target
         of_target = next((source for source in self.sources.values() if source.is_target), None)
         if of_target is None or self._copy(of_target) is None:
             return None
-        return f"{of_target.path}:{target.rpartition(':')[2]}"
+        return of_target.path + target.removeprefix(named)
 
     def section(self, log_file: str) -> Section:
         """Return the run as a page shows it."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bfo_diag import environment, store
+from bfo_diag import environment, sources, store
 from bfo_diag.child import EXIT_LOG_UNWRITABLE, SPEC_FILE
 from bfo_diag.errors import DiagError, ExitCode, WorkspaceError
 from bfo_diag.parts import SAFE_PATH, STARTUP_S
@@ -54,7 +54,8 @@ def run(job: Job, workspace: Workspace, *, progress: Progress | None = None) -> 
     Raises:
         WorkspaceError: the log can't be written; what was recorded before is kept.
     """
-    name = "builtin" if job.target is None else Path(job.target.replace(":", "-").replace(".py", "")).name
+    short = (job.target or "builtin").removesuffix(sources.READ)
+    name = Path(short.replace(":", "-").replace(".py", "")).name
     case = CaseRecord(id="", name=name, target=job.target, inputs=job.inputs, device=job.device, seed=job.seed)
     folder, header = store.create(
         workspace,

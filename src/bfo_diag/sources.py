@@ -17,6 +17,9 @@ from bfo_diag.records import Observation, Run
 
 FOLDER = "src"
 """The copies are in `raw/src`, below it as they were below the folder from which they were imported."""
+READ = ".toml"
+"""The suffix of a TARGET that is read and not imported: a recipe."""
+KEPT = (".py", READ)
 _LARGEST = 4 * 2**20
 _GENERATED = "torch."
 """Code that Inductor writes into its cache is imported under torch's own name."""
@@ -97,14 +100,20 @@ def recorded(run: Run) -> Iterator[Source]:
     """Yield what the `source` observations of a run name; a path that leads out of its folder is no source."""
     for _, observation in run.of_kind("source"):
         file, path = observation.values.get("file"), observation.values.get("path")
-        if isinstance(file, str) and isinstance(path, str) and not fault_of_name(path) and path.endswith(".py"):
+        if isinstance(file, str) and isinstance(path, str) and not fault_of_name(path) and path.endswith(KEPT):
             yield Source(file, path, observation.values.get("target") is True)
+
+
+def file_part(target: str) -> str:
+    """Return what of TARGET names a file: all of a recipe, else what stands before `:name`; nothing of a module."""
+    where = target if target.endswith(READ) else target.rpartition(":")[0]
+    return where if where.endswith(KEPT) else ""
 
 
 def _file_of(target: str | None) -> Path | None:
     """Return the file that TARGET names, None where it names a module."""
-    where = Path((target or "").rpartition(":")[0])
-    return where.resolve() if where.suffix == ".py" and where.is_file() else None
+    where = Path(file_part(target or ""))
+    return where.resolve() if where.is_file() else None
 
 
 def _path_of(file: Path) -> str:

@@ -66,6 +66,21 @@ class Target:
             return Case(step=returned, name=self.record.name)
         return None
 
+    def remade(self, case: Case, returned: object) -> Case | None:
+        """Return the case that the first call of `case.step` made, where the target's own function is a factory.
+
+        Raises:
+            TargetLoadError: inputs were given, and it is neither a module nor a factory of one.
+        """
+        if case.step is not self.value:  # a module's step, or a case's own, is no factory
+            return None
+        made = self.resolve(returned)
+        if made is None and self.inputs:
+            raise TargetLoadError(
+                f"--input goes with an nn.Module, and {self.record.target} returned {type(returned).__name__}"
+            )
+        return made
+
     def _module(self) -> torch.nn.Module:
         import torch
 
@@ -113,6 +128,17 @@ def check(text: str) -> None:
         _check_file(Path(where))
 
 
+def imported(text: str) -> tuple[Any, ModuleType]:
+    """Import the file or module that a text of the form of TARGET names, and return the object and the module.
+
+    Raises:
+        TargetLoadError: no such file, module or attribute, or the import failed.
+    """
+    where, name = parse(text)
+    module = _load_file(Path(where)) if is_file(where) else _load_module(where)
+    return _attribute(module, name, text), module
+
+
 def load(text: str, *, inputs: tuple[str, ...] = (), device: str = "cpu", seed: int = 0) -> Target:
     """Import the target's file or module, and find out what its name is.
 
@@ -128,8 +154,7 @@ def load(text: str, *, inputs: tuple[str, ...] = (), device: str = "cpu", seed: 
     torch.manual_seed(seed)
     where, name = parse(text)
     from_file = is_file(where)
-    module = _load_file(Path(where)) if from_file else _load_module(where)
-    value = _attribute(module, name, text)
+    value, module = imported(text)
     kind = _kind(value, text, inputs)
     file, line = _definition(value, module)
     identity = case_id(text, file, inputs, device, seed)

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator
 
 _KEY = re.compile(rb'(?<!\\)"([A-Za-z_][A-Za-z0-9_]{0,60})"\s*:')
 _CHOICE = re.compile(
-    rb'(?<!\\)"(?:kind|probe|outcome|status|expected|mode|scenario|workload|part|arm|severity|direction|owner|reason)"'
-    rb'\s*:\s*"([A-Za-z_][A-Za-z0-9_-]{0,60})"'
+    rb'(?<!\\)"(?:kind|probe|outcome|status|expected|mode|scenario|workload|part|arm|severity|direction|owner|reason|'
+    rb'optimizer)"\s*:\s*"([A-Za-z_][A-Za-z0-9_-]{0,60})"'
 )
 
 

@@ -63,6 +63,15 @@ def test_a_module_keeps_its_name_and_the_built_in_cases_need_none(recording):
     assert str(builtin) == "bfo-diag compile"
 
 
+def test_a_recipe_is_named_from_the_folder_of_the_packed_sources_too(recording, tmp_path):
+    (tmp_path / "r.toml").write_text("")
+    how = {"target": "/home/a/r.toml", "path": "r.toml", "probe": "run", "resume": "some-run", "telemetry": "every=5"}
+    (command,) = replay.plan([recording(**how)])
+    assert str(command) == "bfo-diag run r.toml --device=cpu --telemetry=every=5"
+    (command,) = replay.plan([recording(**how, packed=False)])
+    assert command.why_not
+
+
 def test_a_target_whose_source_is_not_packed_says_why_it_is_not_run(recording):
     (command,) = replay.plan([recording(packed=False)])
     assert command.why_not

@@ -109,6 +109,34 @@ def test_a_target_that_fails_at_its_import_is_kept_too(tmp_path, fresh_imports):
     assert "broken_at_import.py" in [source.path for source in kept]
 
 
+def test_a_recipe_is_a_source_and_the_target(tmp_path, monkeypatch):
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "digits:1.toml").write_text("seed = 1")
+    monkeypatch.chdir(tmp_path)
+    keeper = sources.Keeper(tmp_path / "raw", "recipes/digits:1.toml")
+    assert (tmp_path / "raw" / "src" / "digits:1.toml").read_text() == "seed = 1"
+    (told,) = [one for one in keeper.observations() if one.values["target"]]
+    assert told.values["path"] == "digits:1.toml"
+    assert not [one for one in sources.recorded(run_of([told])) if one.is_target], "no path with a colon is believed"
+    plain = Observation("source", {"file": "/home/a/r.toml", "path": "r.toml", "target": True})
+    assert [(one.path, one.is_target) for one in sources.recorded(run_of([plain]))] == [("r.toml", True)]
+
+
+@pytest.mark.parametrize(
+    ("target", "file"),
+    [
+        ("a/train.py:step", "a/train.py"),
+        ("a/recipe.toml", "a/recipe.toml"),
+        ("pkg.mod:step", ""),
+        ("pkg.mod:step.toml", "pkg.mod:step.toml"),
+        ("notes.txt:step", ""),
+        ("", ""),
+    ],
+)
+def test_what_of_a_target_names_a_file(target, file):
+    assert sources.file_part(target) == file
+
+
 def test_a_file_of_a_package_is_named_from_the_folder_of_its_import(project):
     root, names = sources.import_root(project / "parts_of_it" / "losses.py")
     assert (root, names) == (project, ["parts_of_it", "losses"])

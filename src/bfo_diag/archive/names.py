@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from bfo_diag.errors import RecordError
 
 MANIFEST = "MANIFEST.json"
-SUFFIXES = frozenset({".md", ".json", ".jsonl", ".html", ".py", ".txt"})
+SUFFIXES = frozenset({".md", ".json", ".jsonl", ".html", ".py", ".toml", ".txt"})
 BLOCK = 512
 _USTAR, _GNU = b"ustar\x0000", b"ustar  \0"
 NAME_BYTES = 255

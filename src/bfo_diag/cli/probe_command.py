@@ -69,6 +69,10 @@ def probe_command(probe: Probe) -> Callable[..., None]:
     for name, default in {**probe.defaults, "fail_on": probe.fail_on}.items():
         common[name] = common[name].replace(default=default)
     common["fail_on"] = common["fail_on"].replace(annotation=Annotated[str, typer.Option(help=_fail_on_help(probe))])
+    if probe.file_target is not None:
+        named = typer.Argument(metavar=probe.file_target.metavar, help=probe.file_target.help, show_default=False)
+        common["target"] = common["target"].replace(annotation=Annotated[str | None, named])
+        del common["input"]
 
     def command(**given: Any) -> None:
         options = {name: given.pop(name) for name in own}
@@ -113,13 +117,13 @@ def _run(
     options: dict[str, Any],
     *,
     target: str | None,
-    input: list[str] | None,
     device: str,
     seed: int,
     timeout: float | None,
     fail_on: str,
     json: bool,
     workspace: Path | None,
+    input: list[str] | None = None,
 ) -> ExitCode:
     # Imported here, so that --help costs no more than typer and rich do.
     from bfo_diag import report, runner, targets
@@ -132,7 +136,9 @@ def _run(
     out = errors if json else rendering.console()
     try:
         gates = _gates(probe, fail_on)
-        if target is not None:
+        if probe.file_target is not None:
+            probe.file_target.check(target)
+        elif target is not None:
             targets.check(target)
         elif input:
             raise DiagError("--input goes with an nn.Module as TARGET", mend="name the module: file.py:Name")

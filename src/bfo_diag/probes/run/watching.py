@@ -1,0 +1,39 @@
+"""Measures the gradients of a training at every so many steps, as observations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from bfo_diag.probes.run.step import Step, Watch
+from bfo_diag.records import Observation
+from pytorch_bfo_optimizer.telemetry import GradientCollector, GradientStats
+
+
+class Watcher:
+    """Watches the steps of one fold, counted from 1: each `every`-th, and none where that is 0."""
+
+    def __init__(self, step: Step, fold: int, *, every: int) -> None:
+        self._collector = GradientCollector(step.model.named_parameters()) if every else None
+        self._fold, self._every = fold, every
+        self._seen: list[GradientStats] = []
+
+    def at(self, number: int) -> Watch | None:
+        """Return what a step has to call when its gradients are there, None where it is not watched."""
+        collector = self._collector
+        if collector is None or number % self._every:
+            return None
+        return lambda: self._seen.append(collector.collect(step=number).materialize())
+
+    def observations(self) -> Iterator[Observation]:
+        """Yield what was measured since."""
+        seen, self._seen = self._seen, []
+        for stats in seen:
+            values = {
+                "fold": self._fold,
+                "step": stats.step,
+                "total_norm": stats.total_norm,
+                "health": stats.health,
+                "status": stats.status,
+                "nonfinite": list(stats.non_finite),
+            }
+            yield Observation("gradients", values)

@@ -1,0 +1,68 @@
+"""When a fold is over, and which epoch of it was the best."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from bfo_diag.probes.run.fold import Fold
+from bfo_diag.probes.run.recipe import Training
+
+
+def noted(*losses, training=None, min_delta=0.0):
+    """Return the fold after epochs of three steps each with these validation losses, or when it was over."""
+    fold = Fold(0)
+    for loss in losses:
+        if training is not None and fold.why_over(training):
+            break
+        fold.epoch, fold.step = fold.epoch + 1, fold.step + 3
+        fold.note([1.0, 1.0, 1.0], loss, {"w": torch.tensor(loss)}, min_delta=min_delta)
+    return fold
+
+
+def test_the_best_epoch_is_the_first_of_the_lowest_losses():
+    fold = noted(3.0, 1.0, 2.0, 1.0)
+    assert (fold.best_epoch, fold.best_loss, float(fold.best["w"])) == (2, 1.0, 1.0)
+
+
+def test_less_than_min_delta_is_no_improvement():
+    assert noted(3.0, 2.9, 2.6, min_delta=0.5).best_epoch == 1
+    assert noted(3.0, 2.9, 2.4, min_delta=0.5).best_epoch == 3
+    assert noted(3.0, 2.5, min_delta=0.5).best_epoch == 1
+
+
+def test_patience_counts_from_the_best_epoch():
+    training = Training(epochs=100, patience=2)
+    assert noted(3.0, 4.0, 2.0, 5.0, training=training).why_over(training) == ""
+    fold = noted(3.0, 4.0, 2.0, 5.0, 5.0, 1.0, training=training)
+    assert (fold.why_over(training), fold.epoch) == ("patience", 5)
+    assert noted(*[1.0] * 50, training=Training(epochs=100)).why_over(Training(epochs=100)) == ""
+
+
+def test_a_fold_is_over_after_its_epochs():
+    training = Training(epochs=2, patience=9)
+    assert noted(3.0).why_over(training) == ""
+    assert noted(3.0, 2.0).why_over(training) == "epochs"
+
+
+def test_the_step_whose_loss_was_not_finite_is_named_by_its_number_in_the_fold():
+    fold = noted(3.0)
+    fold.epoch, fold.step = 2, 6
+    fold.note([1.0, math.inf, math.nan], 5.0, {})
+    assert fold.diverged == "the training loss of step 5 is inf"
+    assert fold.why_over(Training(epochs=100)) == "diverged"
+    fold = noted(math.nan)
+    assert (fold.diverged, fold.best_epoch) == ("the validation loss of epoch 1 is nan", 0)
+
+
+def test_the_weights_of_the_best_epoch_are_a_copy():
+    fold, weights = Fold(0, epoch=1), {"w": torch.zeros(2)}
+    fold.note([1.0], 1.0, weights)
+    weights["w"] += 7
+    assert fold.best["w"].tolist() == [0.0, 0.0]
+
+
+def test_the_state_of_a_fold_comes_back():
+    fold = noted(3.0, 2.0)
+    assert Fold.of({"model": "something else", **fold.state()}) == fold
