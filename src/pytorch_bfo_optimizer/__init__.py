@@ -3,14 +3,17 @@
     from pytorch_bfo_optimizer import BFO, AdaptiveBFO, HybridBFO
 
 `BFO` and `AdaptiveBFO` are gradient-free; `HybridBFO` takes one gradient a step. The algorithm is in `foraging`,
-as pure functions; `gradient_modes` holds the five modes. Needs torch alone.
+as pure functions; `gradient_modes` holds the five modes. For any training loop: `CompilePolicy`, a torch.compile switch
+that can be believed, and `GradientCollector`, gradient telemetry. Needs torch alone.
 """
 
 from pytorch_bfo_optimizer.adaptive import AdaptiveBFO
 from pytorch_bfo_optimizer.bfo import BFO
+from pytorch_bfo_optimizer.compile_policy import CompilePolicy, CompileReport
 from pytorch_bfo_optimizer.errors import (
     BFOError,
     ClosureRequiredError,
+    CompileFailedError,
     DeviceMismatchError,
     EmptyParametersError,
     GradientModeUnsupportedError,
@@ -49,6 +52,9 @@ __all__ = [
     "BatchedObjective",
     "ClosureGradient",
     "ClosureRequiredError",
+    "CompileFailedError",
+    "CompilePolicy",
+    "CompileReport",
     "ConfigMode",
     "DeviceMismatchError",
     "DualClosure",

@@ -11,7 +11,7 @@ DualClosure EmptyParametersError FunctionObjective GradientConfig GradientDecisi
 GradientModeUnsupportedError HybridBFO HyperparameterError LossTypeError MinimizeResult ModelObjective NoGradientError
 NonFiniteGenerationError ObjectiveError ParameterError SmartClosure StateMismatchError StepRecord TiedParametersError
 UnsupportedParameterError minimal_patch GradientCollector GradientStats TelemetryConfig TelemetryError
-UnsupportedGradientError
+UnsupportedGradientError CompilePolicy CompileReport CompileFailedError
 """.split()
 
 

@@ -62,21 +62,22 @@ def test_non_finite_numbers_are_there_and_what_float32_cannot_hold_is_told(
     with TensorBoardSink(str(tmp_path), "grad") as sink:
         for stats in stream:
             sink(stats)
+        sink(replace(stream[3], step=36))
         sink(replace(stream[0], step=41, min_norm=1e-50, elements=2**25, nan_counts={"0.bias": 2**24 + 1}))
     found = read()
     assert math.isnan(points(found, "grad/total_norm")[2][1])
     assert points(found, "grad/norm/1.bias")[2] == (21, math.inf)
     assert points(found, "grad/nan/0.weight") == [(21, 2.0)]
     told = texts(found, "grad/status")
-    assert [step for step, _ in told] == [1, 21, 31, 41]  # 11 is as 1 was
+    assert [step for step, _ in told] == [1, 21, 31, 36, 41]  # 11 is as 1 was
     assert told[0][1] == "healthy"
     assert told[1][1] == "non-finite; `0.weight` holds 2 NaN; `1.bias` holds 1 Inf"
     assert told[2][1].startswith("exploding; ")
     assert f"norm/0.weight is {stream[3].norms[0]!r}" in told[2][1]
     assert f"total_norm is {stream[3].total_norm!r}" in told[2][1]
-    assert "min_norm is 1e-50" in told[3][1]
-    assert "`0.bias` holds 16777217 NaN; min_norm" in told[3][1]
-    assert "nan is 16777217" in told[3][1]
+    assert "min_norm is 1e-50" in told[4][1]
+    assert "`0.bias` holds 16777217 NaN; min_norm" in told[4][1]
+    assert "nan is 16777217" in told[4][1]
 
 
 def test_tensors_can_be_left_out_and_points_count_where_no_step_is_given(

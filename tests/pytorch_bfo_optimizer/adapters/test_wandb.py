@@ -58,6 +58,7 @@ with wandb.init(project="telemetry", dir=sys.argv[1], settings=settings) as run:
             optimizer.step()
     still_open = not run._is_finished
     summary = dict(run.summary)
+wandb.teardown()  # waits for the process that writes the log
 (log,) = pathlib.Path(sys.argv[1]).glob("wandb/offline-run-*/run-*.wandb")
 print(json.dumps({"rows": list(rows(log)), "summary": {k: str(v) for k, v in summary.items()}, "open": still_open}))
 '''

@@ -30,10 +30,10 @@ def test_every_number_is_that_of_the_twin(mixed: dict[str, Tensor], parameters: 
     sizes = [gradient.numel() for gradient in mixed.values()]
     assert found.step == 3
     assert found.names == tuple(mixed)
-    assert found.norms == pytest.approx(slow, rel=1e-6)
-    assert found.total_norm == pytest.approx(math.hypot(*slow), rel=1e-6)
-    assert (found.min_norm, found.max_norm) == pytest.approx((min(slow), max(slow)), rel=1e-6)
-    assert found.mean_norm == pytest.approx(sum(slow) / len(slow), rel=1e-6)
+    assert found.norms == pytest.approx(slow, rel=1e-6, abs=0)
+    assert found.total_norm == pytest.approx(math.hypot(*slow), rel=1e-6, abs=0)
+    assert (found.min_norm, found.max_norm) == pytest.approx((min(slow), max(slow)), rel=1e-6, abs=0)
+    assert found.mean_norm == pytest.approx(sum(slow) / len(slow), rel=1e-6, abs=0)
     assert (found.vanishing, found.exploding) == (1, 1)
     assert found.zero_shares == pytest.approx([e.zeros / n for e, n in zip(expected.values(), sizes, strict=True)])
     assert found.zero_share == pytest.approx(sum(each.zeros for each in expected.values()) / sum(sizes))
@@ -47,8 +47,8 @@ def test_the_total_is_that_of_torchs_own_function(mixed: dict[str, Tensor], para
     torchs = torch.nn.utils.get_total_norm([gradient.double() for gradient in mixed.values()])
     pending = GradientCollector(parameters(mixed).items()).collect()
     assert (pending.total_norm.dtype, pending.total_norm.shape) == (torch.float64, ())
-    assert pending.total_norm.item() == pytest.approx(torchs.item(), rel=1e-6)
-    assert pending.materialize().total_norm == pytest.approx(torchs.item(), rel=1e-6)
+    assert pending.total_norm.item() == pytest.approx(torchs.item(), rel=1e-6, abs=0)
+    assert pending.materialize().total_norm == pytest.approx(torchs.item(), rel=1e-6, abs=0)
 
 
 def test_three_thousand_random_placements_are_all_found_and_nothing_else(
@@ -105,7 +105,7 @@ def test_overflow_of_the_squares_is_told_from_inf(dtype: torch.dtype, parameters
     broken[17] = math.inf
     gradients = {"huge": huge, "broken": broken}
     found = GradientCollector(parameters(gradients).items()).collect().materialize()
-    assert found.norms[0] == pytest.approx(float(huge[0]) * math.sqrt(5000), rel=1e-6)
+    assert found.norms[0] == pytest.approx(float(huge[0]) * math.sqrt(5000), rel=1e-6, abs=0)
     assert (found.inf_counts, found.non_finite, found.exploding) == ({"broken": 1}, ("broken",), 1)
     del gradients["broken"]
     alone = GradientCollector(parameters(gradients).items()).collect().materialize()
@@ -118,7 +118,7 @@ def test_squares_that_underflow_are_no_zeros(zero_every: int, parameters: Callab
     gradients = {"tiny": torch.full((5000,), 1e-25), "zero": torch.zeros(5000)}
     config = TelemetryConfig(zero_every=zero_every)
     found = GradientCollector(parameters(gradients).items(), config=config).collect().materialize()
-    assert found.norms == (pytest.approx(1e-25 * math.sqrt(5000), rel=1e-6), 0.0)
+    assert found.norms == (pytest.approx(1e-25 * math.sqrt(5000), rel=1e-6, abs=0), 0.0)
     assert found.vanishing == 2
 
 
@@ -181,6 +181,13 @@ def test_what_was_changed_is_not_counted_and_never_called_clean(parameters: Call
     assert found.not_counted == found.non_finite == ("a", "b")
     assert (found.nan_counts, found.inf_counts, found.status, found.health) == ({}, {}, "non-finite", 0.0)
     assert found.norms[2] == pytest.approx(math.sqrt(3))
+
+
+def test_a_small_norm_is_not_taken_again_of_what_was_changed(parameters: Callable) -> None:
+    gradient = torch.full((100,), 1e-18)
+    pending = GradientCollector(parameters({"a": gradient}).items(), config=NORMS_ALONE).collect()
+    gradient.fill_(5.0)
+    assert pending.materialize().norms == (pytest.approx(1e-17, rel=1e-6, abs=0),)
 
 
 def test_a_change_behind_the_back_of_autograd_is_noticed_too(parameters: Callable) -> None:

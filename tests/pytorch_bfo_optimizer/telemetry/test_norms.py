@@ -45,14 +45,14 @@ def test_norms_and_counts_of_any_mix_of_sizes_and_dtypes(
     assert read.norms == pytest.approx([exact(gradient) for gradient in gradients], rel=1e-6, abs=0)
     assert read.nonzero == [sum(value != 0 for value in gradient.tolist()) for gradient in gradients]
     together = exact(torch.cat([gradient.double() for gradient in gradients])) if gradients else 0.0
-    assert queued.total().item() == pytest.approx(together, rel=1e-6)
+    assert queued.total().item() == pytest.approx(together, rel=1e-6, abs=0)
 
 
 def test_a_long_float32_sum_loses_nothing() -> None:
     gradient = torch.full((1 << 24,), 0.1)
     (norm,) = norms.queue([gradient], count_zeros=False).read().norms
     # (`torch.linalg.vector_norm` is 1 % low here.)
-    assert norm == pytest.approx(float(gradient[0]) * 4096, rel=1e-6)
+    assert norm == pytest.approx(float(gradient[0]) * 4096, rel=1e-6, abs=0)
 
 
 def test_norms_without_the_fused_function(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,7 +96,7 @@ def test_squares_that_overflow_are_told_from_inf(dtype: torch.dtype, magnitude: 
     assert norm == math.inf
     (look,), _ = norms.closer_look([tensor], [])
     assert look[:2] == (0, 0)
-    assert look.norm == pytest.approx(exact(tensor), rel=1e-6)
+    assert look.norm == pytest.approx(exact(tensor), rel=1e-6, abs=0)
     assert look.explains(norm, tensor)
 
 
@@ -114,6 +114,21 @@ def test_squares_that_underflow_are_noticed_and_mended(dtype: torch.dtype, magni
     (norm,) = norms.queue([tensor], count_zeros=False).read().norms
     assert norms.may_have_underflowed(norm, tensor)
     _, (mended,) = norms.closer_look([], [tensor])
+    assert mended == pytest.approx(exact(tensor), rel=1e-6, abs=0)
+
+
+def test_where_the_processor_flushes_small_squares_to_zero() -> None:
+    # Squares of 9e-20 are below the least normal float32: all of them are lost, a three-hundredth of the sum.
+    tensor = torch.tensor([1e-16, *[9e-20] * 4000])
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this processor cannot flush")
+    try:
+        (norm,) = norms.queue([tensor], count_zeros=False).read().norms
+        _, (mended,) = norms.closer_look([], [tensor])
+    finally:
+        torch.set_flush_denormal(False)
+    assert norm != pytest.approx(exact(tensor), rel=1e-4, abs=0)
+    assert norms.may_have_underflowed(norm, tensor)
     assert mended == pytest.approx(exact(tensor), rel=1e-6, abs=0)
 
 
@@ -152,7 +167,7 @@ def test_what_was_found_has_to_explain_the_norm(norm: float, elements: list[floa
 def test_no_float16_square_overflows_so_that_inf_has_to_be_there() -> None:
     tensor = torch.full((5000,), 65504.0, dtype=torch.float16)
     (norm,) = norms.queue([tensor], count_zeros=False).read().norms
-    assert norm == pytest.approx(exact(tensor), rel=1e-6)
+    assert norm == pytest.approx(exact(tensor), rel=1e-6, abs=0)
     (look,), _ = norms.closer_look([tensor], [])
     assert not look.explains(math.inf, tensor)
 

@@ -33,7 +33,7 @@ def mlp() -> nn.Module:
 def matches(found: object, model: nn.Module, twin: Callable) -> bool:
     """Whether the sample is what the twin says of the gradients as they are."""
     expected = {name: twin(p.grad).norm for name, p in model.named_parameters()}
-    return dict(zip(found.names, found.norms, strict=True)) == pytest.approx(expected, rel=1e-6)
+    return dict(zip(found.names, found.norms, strict=True)) == pytest.approx(expected, rel=1e-6, abs=0)
 
 
 def test_mixed_precision_with_accumulation_and_clipping(mlp: nn.Module, batches: Iterator, twin: Callable) -> None:
@@ -184,7 +184,7 @@ def test_a_gradient_of_256_mib_takes_no_memory_more(dtype: str, zero_every: int,
     assert float(after) - float(before) < 4
     if special == "2":
         elements = 2**28 // getattr(torch, dtype).itemsize
-        assert float(norm) == pytest.approx(2 * elements**0.5, rel=1e-6)
+        assert float(norm) == pytest.approx(2 * elements**0.5, rel=1e-6, abs=0)
         assert zeros == ("0.0" if zero_every else "None")
     else:
         assert status == ("exploding" if special == "1e30" else "non-finite")
