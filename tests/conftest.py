@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -11,6 +12,10 @@ import pytest
 
 from bfo_diag import api
 from bfo_diag.records import Finding, Run
+
+# Before torch is imported, here and in what tests start: on tensors as small as these a second thread does nothing
+# but wait in a loop, which costs more than the work, and ten times as much where the other core is busy.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 TARGETS = Path(__file__).parent / "targets"
 Capture = Callable[..., tuple[Run, tuple[Finding, ...]]]

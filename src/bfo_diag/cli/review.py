@@ -1,6 +1,7 @@
 """Examine TARGET in every way (gradients, compile, a short bench), and pack it all for an expert.
 
-One probe's failure does not stop the others: it is in the package. Without TARGET the built-in cases are reviewed.
+One probe's failure does not stop the others: it is in the package. Without TARGET it takes built-in cases, one of each
+kind; a probe by itself takes them all.
 """
 
 from __future__ import annotations

@@ -100,6 +100,12 @@ def install(given: Given, call: Function | None) -> None:
         given._run = call or given.__wrapped__
 
 
+def is_installed(given: Given, audit: Audit) -> bool:
+    """Whether calls of a target still go where `install` sent them; `Module.compile()`, for one, replaces that."""
+    call = computing_module(given)._compiled_call_impl if isinstance(given, nn.Module) else given._run
+    return getattr(call, "audit", None) is audit
+
+
 def _frame(function: Function) -> Function:
     """Return a function that dynamo looks at: it skips the frames of torch's own modules (Sequential, Linear).
 
@@ -156,6 +162,7 @@ def _counted(eager: Function, compiled: Function, audit: Audit, *, raises: bool,
             audit.add(this, watch.end() if watch.happened() else None)
         return eager(*args, **kwargs)  # with fullgraph it is one graph or none: nothing of the step has run yet
 
+    call.audit = audit  # type: ignore[attr-defined]
     return call
 
 

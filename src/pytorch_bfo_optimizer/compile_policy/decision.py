@@ -112,9 +112,9 @@ def by_record(plan: Plan, recorded: Recorded) -> Decision:
 
 
 def by_length(plan: Plan, t_eager: float, least_compile_s: float) -> Decision:
-    """Try it if the whole plan takes longer in eager than a compile does at the very least."""
+    """Try it if the whole plan takes so long in eager that a compile can be won back at all."""
     whole = plan.total * t_eager
-    why = f"{plan} take {whole:.3g} s in eager, and a compile takes {least_compile_s:g} s at the least"
+    why = f"{plan} take {whole:.3g} s in eager, and less than {least_compile_s:g} s can hardly win a compile back"
     worth = whole >= least_compile_s
     return Decision(worth, why, "measured", plan.total, t_eager, pays=None if worth else False)
 

@@ -10,7 +10,7 @@ from typing import Any, Literal, ParamSpec, TypeVar, overload
 
 from torch import nn
 
-from pytorch_bfo_optimizer.compile_policy.applied import Applied, CompiledStep, install
+from pytorch_bfo_optimizer.compile_policy.applied import Applied, CompiledStep, install, is_installed
 from pytorch_bfo_optimizer.compile_policy.attempt import Attempt
 from pytorch_bfo_optimizer.compile_policy.audit import Audit
 from pytorch_bfo_optimizer.compile_policy.backend import BackendSettings
@@ -70,9 +70,9 @@ class CompilePolicy:
     trials: int = 1
     record: Record | None = None
     """For "auto": the JSON document of `bfo-diag bench --json`, as a path or a mapping."""
-    least_compile_s: float = 3.0
-    """For "auto": a plan that takes less than this in eager is not tried. Small steps were seen to compile in 3 to 8
-    seconds with a warm cache and in 23 to 65 with a cold one, on two cores."""
+    least_compile_s: float = 20.0
+    """For "auto": a plan that takes less than this in eager is not tried. Small steps were seen to compile in 23 to 65
+    seconds with a cold cache (in 3 to 8 with a warm one), on two cores."""
     backend: str | Callable[..., Any] = "inductor"
     options: Mapping[str, Any] | None = None
     dynamic: bool | None = None
@@ -95,7 +95,7 @@ class CompilePolicy:
         for name in ("steps", "min_steps"):
             if getattr(self, name) is not None:
                 require_count(name, getattr(self, name), least=1, mend="None means that nobody knows")
-        require_number("least_compile_s", self.least_compile_s, low=0, high=1e9, mend="3.0 seconds are usual")
+        require_number("least_compile_s", self.least_compile_s, low=0, high=1e9, mend="20.0 seconds are usual")
         if self.enabled == "auto" and self.steps is None:
             raise HyperparameterError(
                 'enabled is "auto" and steps is None: to weigh the compile against the training, pass the steps of one '
@@ -186,6 +186,10 @@ class CompilePolicy:
         Raises:
             HyperparameterError: the policy was not applied to this target.
         """
+        for given, audit in self._applied:
+            here = given()
+            if audit.on and here is not None and not is_installed(here, audit):
+                audit.on, audit.why_off = False, f"something replaced it after {audit.calls_compiled} compiled calls"
         if target is not None:
             return self._found(target)[1].report()
         audits = [audit for _, audit in self._applied]

@@ -96,7 +96,9 @@ def judged(
     said = [_count(number, noun) for number, noun in troubles if number]
     if calls > calls_compiled:
         said.append(f"{_count(calls - calls_compiled, 'call')} of {calls} ran no graph ({why_none})")
-    return ("PARTIAL", "; ".join(said)) if said else ("APPLIED", "")
+    if said:
+        return "PARTIAL", "; ".join(said)
+    return "APPLIED", "" if calls else "proved, and not called since"
 
 
 def combined(reports: Sequence[CompileReport], *, mode: str, backend: str) -> CompileReport:

@@ -1,4 +1,7 @@
-"""`bfo-diag compile` as its user meets it; aot_eager, because generating code is not the point here."""
+"""`bfo-diag compile` as its user meets it; aot_eager, because generating code is not the point here.
+
+One run of each kind is made of real processes; what else the command answers is had in this one (`bfo_diag_here`).
+"""
 
 from __future__ import annotations
 
@@ -42,10 +45,11 @@ def test_the_summary_has_what_was_promised(bfo_diag, steps):
     assert "reorderable_logging_functions" in site["fix"]
     lines = [done.document["observations"][number - 1] for number in site["evidence"]]
     assert {line["kind"] for line in lines} == {"break"}
+    assert "hello" in (done.runs[0] / "raw" / "stdout.txt").read_text()  # what the target printed in each part
 
 
-def test_nothing_compiled_ends_with_four_with_fullgraph_too(bfo_diag, steps):
-    done = bfo_diag("compile", steps + "nothing_to_compile", "--fullgraph", *FAST)
+def test_nothing_compiled_ends_with_four_with_fullgraph_too(bfo_diag_here, steps):
+    done = bfo_diag_here("compile", steps + "nothing_to_compile", "--fullgraph", *FAST)
     assert done.code == 4
     assert "NOT APPLIED: nothing to compile" in done.out
 
@@ -57,18 +61,18 @@ def test_nothing_compiled_ends_with_four_with_fullgraph_too(bfo_diag, steps):
         ({}, "sets_the_stance", 'torch.compiler.set_stance("force_eager")'),
     ],
 )
-def test_what_disables_compile_is_named(bfo_diag, steps, environment, name, reason):
-    done = bfo_diag("compile", steps + name, "--fullgraph", *FAST, environment=environment)
+def test_what_disables_compile_is_named(bfo_diag_here, steps, environment, name, reason):
+    done = bfo_diag_here("compile", steps + name, "--fullgraph", *FAST, environment=environment)
     assert done.code == 4
     assert f"NOT APPLIED: disabled by {reason}" in done.out
 
 
 @pytest.mark.parametrize(("fail_on", "code"), [("break", 1), ("user-break,recompile", 0), ("none", 0)])
-def test_fail_on_tells_the_breaks_of_torch_from_those_of_the_user(bfo_diag, steps, fail_on, code):
-    assert bfo_diag("compile", steps + "bound_adam_step", "--fail-on", fail_on, *FAST).code == code
+def test_fail_on_tells_the_breaks_of_torch_from_those_of_the_user(bfo_diag_here, steps, fail_on, code):
+    assert bfo_diag_here("compile", steps + "bound_adam_step", "--fail-on", fail_on, *FAST).code == code
 
 
-def test_a_baseline_fails_only_on_what_is_new(bfo_diag, steps, tmp_path):
+def test_a_baseline_fails_only_on_what_is_new(bfo_diag_here, steps, tmp_path):
     source = """
 import torch
 x = torch.ones(4)
@@ -81,47 +85,47 @@ def step():
     target, baseline = tmp_path / "train.py", tmp_path / "compile.baseline.json"
     target.write_text(source)
     base = ("--baseline", str(baseline))
-    refused = bfo_diag("compile", f"{target}:step", *base, *FAST)
+    refused = bfo_diag_here("compile", f"{target}:step", *base, *FAST)
     assert refused.code == 2
     assert "--update-baseline" in refused.err
-    wrote = bfo_diag("compile", f"{target}:step", *base, "--update-baseline", *FAST)
+    wrote = bfo_diag_here("compile", f"{target}:step", *base, "--update-baseline", *FAST)
     assert wrote.code == 0
     assert f"Wrote 1 to {baseline}" in wrote.out
     written = baseline.read_text()
     (entry,) = json.loads(written)["sites"]
     assert (entry["file"], entry["function"], entry["source"]) == ("train.py", "step", 'print("known")')
     target.write_text("# a line more\n# and another\n" + source)
-    moved = bfo_diag("compile", f"{target}:step", *base, *FAST)
+    moved = bfo_diag_here("compile", f"{target}:step", *base, *FAST)
     assert moved.code == 0
     assert "0 new, 1 known" in moved.out
     assert "known from the baseline" in moved.out
     target.write_text(source.replace("    return y + 1", "    z = y + 1\n    print('new')\n    return z * 2"))
-    new = bfo_diag("compile", f"{target}:step", *base, "--json", *FAST)
+    new = bfo_diag_here("compile", f"{target}:step", *base, "--json", *FAST)
     assert new.code == 1
     failing = [finding for finding in new.document["findings"] if "user-break" in finding.get("gates", ())]
     assert [finding["source"] for finding in failing] == ["print('new')"]
     target.write_text(source.replace('    print("known")\n', ""))
-    gone = bfo_diag("compile", f"{target}:step", *base, *FAST)
+    gone = bfo_diag_here("compile", f"{target}:step", *base, *FAST)
     assert gone.code == 0
     assert "COMPILE-BASELINE-GONE" in gone.out
     assert baseline.read_text() == written
 
 
 @pytest.mark.parametrize("content", ["[]", "{", '{"schema": 99, "sites": []}', '{"schema": 1, "sites": [{"key": []}]}'])
-def test_a_baseline_that_is_none_is_refused(bfo_diag, steps, tmp_path, content):
+def test_a_baseline_that_is_none_is_refused(bfo_diag_here, steps, tmp_path, content):
     baseline = tmp_path / "b.json"
     baseline.write_text(content)
-    done = bfo_diag("compile", steps + "clean", "--baseline", str(baseline), *FAST)
+    done = bfo_diag_here("compile", steps + "clean", "--baseline", str(baseline), *FAST)
     assert done.code == 2
     assert str(baseline) in done.err
     assert baseline.read_text() == content
 
 
-def test_a_run_that_did_not_come_to_its_end_leaves_the_baseline_as_it_was(bfo_diag, steps, tmp_path):
+def test_a_run_that_did_not_come_to_its_end_leaves_the_baseline_as_it_was(bfo_diag_here, steps, tmp_path):
     baseline = tmp_path / "b.json"
     baseline.write_text('{"schema": 1, "sites": []}')
     arguments = ("--baseline", str(baseline), "--update-baseline", *FAST)
-    done = bfo_diag("compile", steps + "only_raises_when_compiled", *arguments)
+    done = bfo_diag_here("compile", steps + "only_raises_when_compiled", *arguments)
     assert done.code == 2
     assert "is not written" in done.err
     assert baseline.read_text() == '{"schema": 1, "sites": []}'
@@ -144,10 +148,16 @@ def test_a_process_that_dies_under_fullgraph_alone_leaves_the_rest_of_the_answer
     assert len(done.document["summary"]["compiles"]) == 5
 
 
-def test_only_a_fix_that_was_seen_to_work_is_confirmed(bfo_diag, steps):
-    done = bfo_diag("compile", steps + "item_in_the_middle", "--try-fixes", *FAST)
+def test_the_built_in_cases_that_are_named_are_examined(bfo_diag_here):
+    done = bfo_diag_here("compile", "--cases", "original_pattern", "--json")
+    assert done.code == 0
+    assert list(done.document["summary"]["cases"]) == ["original_pattern"]
+
+
+def test_only_a_fix_that_was_seen_to_work_is_confirmed(bfo_diag_here, steps):
+    done = bfo_diag_here("compile", steps + "item_in_the_middle", "--try-fixes", *FAST)
     assert "confirmed in a run of its own: torch._dynamo.config.capture_scalar_outputs = True" in done.out
-    done = bfo_diag("compile", steps + "nested_helper_prints", "--try-fixes", *FAST)
+    done = bfo_diag_here("compile", steps + "nested_helper_prints", "--try-fixes", *FAST)
     assert "confirmed" not in done.out
 
 
@@ -161,10 +171,13 @@ def test_only_a_fix_that_was_seen_to_work_is_confirmed(bfo_diag, steps):
         (["--calls", "3"], "3 is not in the range x>=5"),
         (["--update-baseline"], "--update-baseline names no file"),
         (["--backend", "warp"], "warp"),
+        (["--cases", "adam_step,warp"], "--cases warp is not known"),
+        (["--cases", ""], "--cases '' is not known"),
+        (["--cases", "adam_step"], "--cases names built-in cases"),
     ],
 )
-def test_wrong_options_end_with_two(bfo_diag, steps, arguments, said):
-    done = bfo_diag("compile", steps + "clean", *arguments)
+def test_wrong_options_end_with_two(bfo_diag_here, steps, arguments, said):
+    done = bfo_diag_here("compile", steps + "clean", *arguments)
     assert done.code == 2
     assert said in done.err
 
@@ -172,9 +185,7 @@ def test_wrong_options_end_with_two(bfo_diag, steps, arguments, said):
 @pytest.mark.parametrize(
     ("name", "code", "outcome", "said"),
     [
-        ("prints", 4, "complete", None),
         ("spawns_threads", 4, "complete", None),
-        ("exits", 3, "crashed", "TARGET-RAISED"),
         ("kills_itself", 3, "crashed", "TARGET-DIED"),
         ("crashes", 3, "crashed", "TARGET-DIED"),
     ],
@@ -189,9 +200,16 @@ def test_whatever_the_target_does_leaves_a_log_an_exit_code_and_one_clean_docume
         assert [finding["code"] for finding in done.document["findings"]] == [said]
 
 
+def test_a_target_that_exits_has_raised(bfo_diag_here, misbehaving):
+    done = bfo_diag_here("compile", misbehaving + "exits", "--json", *FAST)
+    assert done.code == 3, done.err + done.out[-2000:]
+    assert done.document["outcome"] == "crashed" == done.run.outcome.value
+    assert [finding["code"] for finding in done.document["findings"]] == ["TARGET-RAISED"]
+
+
 @pytest.mark.parametrize("name", ["never_returns", "ignores_the_time_limit"])
 def test_a_target_that_never_returns_is_stopped(bfo_diag, misbehaving, name):
-    done = bfo_diag("compile", misbehaving + name, "--timeout", "3", "--json", *FAST)
+    done = bfo_diag("compile", misbehaving + name, "--timeout", "1", "--json", *FAST)
     assert done.code == 3
     assert done.document["outcome"] == "timed_out"
     assert "TARGET-TIMED-OUT" in [finding["code"] for finding in done.document["findings"]]

@@ -1,4 +1,7 @@
-"""The command as its user meets it: a real process, its exit code, what it prints, what it leaves in logs/."""
+"""The command as its user meets it: its exit code, what it prints, what it leaves in logs/.
+
+One run of each kind is made of real processes; what else the command answers is had in this one (`bfo_diag_here`).
+"""
 
 from __future__ import annotations
 
@@ -56,40 +59,54 @@ def test_the_json_document_is_alone_on_stdout_and_has_all_its_keys(bfo_diag, tar
     assert done.err.rstrip().splitlines()[-1] == f"Wrote {done.runs[0]}"
 
 
+def check_one_clean_document(done, code: int, outcome: str, said: str | None) -> None:
+    assert done.code == code, done.err
+    assert done.document["outcome"] == outcome == done.run.outcome.value
+    assert [finding["code"] for finding in done.document["findings"]] == ([said] if said else [])
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "outcome", "said"),
+    [
+        ("prints", 0, "complete", None),
+        ("replaces_stdout", 0, "complete", None),
+        ("spawns_threads", 0, "complete", None),
+        ("exits_hard", 3, "crashed", "TARGET-DIED"),
+        ("kills_itself", 3, "crashed", "TARGET-DIED"),
+        ("crashes", 3, "crashed", "TARGET-DIED"),
+    ],
+)
+def test_whatever_the_target_does_to_its_process_leaves_a_log_an_exit_code_and_one_clean_document(
+    bfo_diag, misbehaving, name, code, outcome, said
+):
+    done = bfo_diag("gradients", misbehaving + name, "--json")
+    check_one_clean_document(done, code, outcome, said)
+    if name == "prints":
+        raw = (done.runs[0] / "raw" / "stdout.txt").read_bytes()
+        assert b"hello on stdout" in raw
+        assert b"\xff\xfe\x00" in raw
+
+
 @pytest.mark.parametrize(
     ("name", "code", "outcome", "said"),
     [
         ("good", 0, "complete", None),
-        ("prints", 0, "complete", None),
-        ("replaces_stdout", 0, "complete", None),
-        ("spawns_threads", 0, "complete", None),
         ("changes_state", 1, "complete", "GRAD-CUT-NO_GRAD"),
         ("exits", 3, "crashed", "TARGET-RAISED"),
-        ("exits_hard", 3, "crashed", "TARGET-DIED"),
-        ("kills_itself", 3, "crashed", "TARGET-DIED"),
-        ("crashes", 3, "crashed", "TARGET-DIED"),
         ("raises", 3, "crashed", "TARGET-RAISED"),
         ("returns_a_number", 4, "complete", "GRAD-NO-BACKWARD"),
     ],
 )
 def test_whatever_the_target_does_leaves_a_log_an_exit_code_and_one_clean_document(
-    bfo_diag, misbehaving, name, code, outcome, said
+    bfo_diag_here, misbehaving, name, code, outcome, said
 ):
-    done = bfo_diag("gradients", misbehaving + name, "--json")
-    assert done.code == code, done.err
-    document = done.document
-    assert document["outcome"] == outcome == done.run.outcome.value
-    codes = [finding["code"] for finding in document["findings"]]
-    assert codes == ([said] if said else [])
+    done = bfo_diag_here("gradients", misbehaving + name, "--json")
+    check_one_clean_document(done, code, outcome, said)
     if name == "raises":
-        assert document["findings"][0]["line"] is not None
-        assert "ValueError" in document["findings"][0]["message"]
-        shown = bfo_diag("gradients", misbehaving + name)
+        assert done.document["findings"][0]["line"] is not None
+        assert "ValueError" in done.document["findings"][0]["message"]
+        shown = bfo_diag_here("gradients", misbehaving + name)
         assert "in raises" in shown.err, "the target's own traceback"
-    if name == "prints":
-        raw = (done.runs[0] / "raw" / "stdout.txt").read_bytes()
-        assert b"hello on stdout" in raw
-        assert b"\xff\xfe\x00" in raw
 
 
 def test_a_target_that_never_returns_is_judged_by_what_was_seen(bfo_diag, misbehaving):
@@ -101,7 +118,7 @@ def test_a_target_that_never_returns_is_judged_by_what_was_seen(bfo_diag, misbeh
 
 
 def test_a_target_that_ignores_the_time_limit_is_killed(bfo_diag, misbehaving):
-    done = bfo_diag("gradients", misbehaving + "ignores_the_time_limit", "--timeout", "3", "--json")
+    done = bfo_diag("gradients", misbehaving + "ignores_the_time_limit", "--timeout", "1", "--json")
     assert done.code == 3
     assert done.document["outcome"] == "timed_out"
     assert "did not stop by itself" in done.document["findings"][0]["message"]
@@ -117,8 +134,8 @@ def test_the_time_limit_stops_the_matrix_and_invents_no_finding(bfo_diag, target
     assert "digits-mlp, all-grad, as-is" in finding["message"]
 
 
-def test_a_refusal_is_a_document_too(bfo_diag, targets_folder):
-    done = bfo_diag("gradients", f"{targets_folder / 'planted_cuts.py'}:no_such_step", "--json")
+def test_a_refusal_is_a_document_too(bfo_diag_here, targets_folder):
+    done = bfo_diag_here("gradients", f"{targets_folder / 'planted_cuts.py'}:no_such_step", "--json")
     assert done.code == 2
     assert [f["code"] for f in done.document["findings"]] == ["TARGET-REFUSED"]
 
@@ -186,47 +203,47 @@ def test_ctrl_c_leaves_a_log_that_says_so(tmp_path, misbehaving, command):
         (["{planted}:step_healthy", "--steps", "0"], "--steps"),
     ],
 )
-def test_wrong_usage_ends_with_two_and_says_what_to_do(bfo_diag, targets_folder, arguments, said):
+def test_wrong_usage_ends_with_two_and_says_what_to_do(bfo_diag_here, targets_folder, arguments, said):
     places = {"planted": targets_folder / "planted_cuts.py", "foreign": targets_folder / "foreign_optimizers.py"}
-    done = bfo_diag("gradients", *(argument.format(**places) for argument in arguments))
+    done = bfo_diag_here("gradients", *(argument.format(**places) for argument in arguments))
     assert done.code == 2
     assert said in done.err
     assert done.out == ""
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here")
-def test_cuda_without_cuda_is_refused(bfo_diag, targets_folder):
-    done = bfo_diag(
+def test_cuda_without_cuda_is_refused(bfo_diag_here, targets_folder):
+    done = bfo_diag_here(
         "gradients", f"{targets_folder / 'planted_cuts.py'}:net", "--input", "float32[4]", "--device", "cuda"
     )
     assert done.code == 2
     assert "--device cpu" in done.err
 
 
-def test_an_import_error_shows_the_users_traceback(bfo_diag, tmp_path):
+def test_an_import_error_shows_the_users_traceback(bfo_diag_here, tmp_path):
     path = tmp_path / "broken_import.py"
     path.write_text("import no_such_package\n")
-    done = bfo_diag("gradients", f"{path}:step")
+    done = bfo_diag_here("gradients", f"{path}:step")
     assert done.code == 2
     assert "ModuleNotFoundError: No module named 'no_such_package'" in done.err
     assert f'File "{path}", line 1' in done.err
 
 
-def test_a_relative_import_in_a_package_works(bfo_diag, tmp_path):
+def test_a_relative_import_in_a_package_works(bfo_diag_here, tmp_path):
     package = tmp_path / "my_training" / "inner"
     package.mkdir(parents=True)
     for folder in (package, package.parent):
         (folder / "__init__.py").write_text("")
     (package.parent / "net.py").write_text("import torch\nw = torch.ones(2, requires_grad=True)\n")
     (package / "train.py").write_text("from ..net import w\n\ndef step():\n    return (w.detach() * w).sum()\n")
-    done = bfo_diag("gradients", f"{package / 'train.py'}:step", "--json")
+    done = bfo_diag_here("gradients", f"{package / 'train.py'}:step", "--json")
     assert done.code == 0
     assert done.document["summary"]["parameters"]["with_grad"] == ["w"]
 
 
 @pytest.mark.parametrize(("limit", "code"), [("error", 0), ("warning", 1), ("none", 0)])
-def test_fail_on_sets_what_counts(bfo_diag, targets_folder, limit, code):
-    done = bfo_diag("gradients", f"{targets_folder / 'planted_cuts.py'}:step_unused", "--fail-on", limit)
+def test_fail_on_sets_what_counts(bfo_diag_here, targets_folder, limit, code):
+    done = bfo_diag_here("gradients", f"{targets_folder / 'planted_cuts.py'}:step_unused", "--fail-on", limit)
     assert done.code == code
     assert "GRAD-UNUSED" in done.out
 

@@ -80,6 +80,16 @@ def unpacked(package, tmp_path):
     return tmp_path / "unpacked"
 
 
+@pytest.fixture
+def told(evidence, bfo_diag_here):
+    """Run a command on the evidence in this process, where all that counts is what it says."""
+
+    def call(*arguments: str):
+        return bfo_diag_here(*arguments, environment={"BFO_DIAG_WORKSPACE": str(evidence.workspace)})
+
+    return call
+
+
 def names(package: Path) -> set[str]:
     with tarfile.open(package) as tar:
         return {name.removeprefix("evidence/") for name in tar.getnames()}
@@ -179,10 +189,10 @@ def test_another_user_makes_the_same_bytes(evidence, package):
         assert (out / "evidence.tar.gz").read_bytes() == package.read_bytes()
 
 
-def test_verify_says_yes_and_a_change_of_one_line_is_named(evidence, package, unpacked, tmp_path):
-    done = evidence.run("verify", str(package))
-    assert done.returncode == 0
-    assert "Verified: " in done.stdout
+def test_verify_says_yes_and_a_change_of_one_line_is_named(told, package, unpacked, tmp_path):
+    done = told("verify", str(package))
+    assert done.code == 0
+    assert "Verified: " in done.out
     source = unpacked / "src" / "train_REDACTED_user_1.py"
     source.write_text(source.read_text().replace(".detach()", ""))
     forged = tmp_path / "forged.tar.gz"
@@ -194,16 +204,16 @@ def test_verify_says_yes_and_a_change_of_one_line_is_named(evidence, package, un
             member.size = file.stat().st_size
             with file.open("rb") as content:
                 tar.addfile(member, content)
-    done = evidence.run("verify", str(forged), "--json")
-    assert done.returncode == 1
-    document = json.loads(done.stdout)
+    done = told("verify", str(forged), "--json")
+    assert done.code == 1
+    document = json.loads(done.out)
     assert not document["ok"]
-    told = [file["path"] for file in document["files"] if file["state"] != "ok"]
-    assert told == ["src/train_REDACTED_user_1.py"]
+    changed = [file["path"] for file in document["files"] if file["state"] != "ok"]
+    assert changed == ["src/train_REDACTED_user_1.py"]
     assert document["refused"] == []
-    refused = evidence.run("replay", str(forged), "--yes")
-    assert refused.returncode == 1
-    assert "nothing of it is run" in refused.stderr
+    refused = told("replay", str(forged), "--yes")
+    assert refused.code == 1
+    assert "nothing of it is run" in refused.err
 
 
 def test_a_replay_is_not_run_unasked(evidence, package):
@@ -249,12 +259,12 @@ def test_the_packages_own_tests_run_the_real_checks_and_see_a_change(unpacked, t
     assert "edited" in done.stdout
 
 
-def test_a_dry_run_lists_and_writes_nothing(evidence, tmp_path):
+def test_a_dry_run_lists_and_writes_nothing(told, evidence, tmp_path):
     before = sorted(evidence.workspace.rglob("*"))
-    done = evidence.run("package", "--dry-run", "--out", str(tmp_path / "no"))
-    assert done.returncode == 0
-    assert "what would go in" in done.stdout
-    assert "src/train_REDACTED_user_1.py" in done.stdout
+    done = told("package", "--dry-run", "--out", str(tmp_path / "no"))
+    assert done.code == 0
+    assert "what would go in" in done.out
+    assert "src/train_REDACTED_user_1.py" in done.out
     assert sorted(evidence.workspace.rglob("*")) == before
     assert not (tmp_path / "no").exists()
 
@@ -270,9 +280,9 @@ def test_a_package_is_not_overwritten_unless_forced(evidence, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["evidence.tar.gz"]
 
 
-def test_a_file_over_the_cap_is_cut_and_says_so(evidence, tmp_path):
-    done = evidence.run("package", "--out", str(tmp_path), "--name", "cut", "--max-file-mib", "0.01", "--json")
-    document = json.loads(done.stdout)
+def test_a_file_over_the_cap_is_cut_and_says_so(told, tmp_path):
+    done = told("package", "--out", str(tmp_path), "--name", "cut", "--max-file-mib", "0.01", "--json")
+    document = json.loads(done.out)
     assert document["truncated"]
     cut = document["truncated"][0]
     assert cut["bytes"] > cut["cap"] == 10485
@@ -296,30 +306,30 @@ def test_a_file_over_the_cap_is_cut_and_says_so(evidence, tmp_path):
         (("diff", "nothing", "nowhere"), "there is no run nothing"),
     ],
 )
-def test_bad_input_gets_a_clear_error(evidence, arguments, said):
-    done = evidence.run(*arguments)
-    assert done.returncode == 2
-    assert said in done.stderr
-    assert "Traceback" not in done.stderr
+def test_bad_input_gets_a_clear_error(told, arguments, said):
+    done = told(*arguments)
+    assert done.code == 2
+    assert said in done.err
+    assert "Traceback" not in done.err
 
 
-def test_a_package_and_its_runs_find_the_same(evidence, package):
+def test_a_package_and_its_runs_find_the_same(told, evidence, package):
     run = next(path.name for path in sorted((evidence.workspace / "logs").iterdir()) if "gradients" in path.name)
-    same = evidence.run("diff", str(package), str(package))
-    assert same.returncode == 0, same.stdout
-    assert evidence.run("diff", run, run).returncode == 0
-    renamed = evidence.run("diff", run, str(package))
-    assert renamed.returncode == 1
-    assert "file src/train_alice_w.py -> src/train_REDACTED_user_1.py" in renamed.stdout
-    assert "not compared: compile" in renamed.stdout
+    same = told("diff", str(package), str(package))
+    assert same.code == 0, same.out
+    assert told("diff", run, run).code == 0
+    renamed = told("diff", run, str(package))
+    assert renamed.code == 1
+    assert "file src/train_alice_w.py -> src/train_REDACTED_user_1.py" in renamed.out
+    assert "not compared: compile" in renamed.out
 
 
-def test_a_report_is_written_in_each_format(evidence, package, tmp_path):
-    done = evidence.run("report", "--out", str(tmp_path / "page.html"))
-    assert done.returncode == 0
+def test_a_report_is_written_in_each_format(told, package, tmp_path):
+    done = told("report", "--out", str(tmp_path / "page.html"))
+    assert done.code == 0
     assert "<!doctype html>" in (tmp_path / "page.html").read_text().lower()
-    markdown = evidence.run("report", str(package), "--format", "md").stdout
+    markdown = told("report", str(package), "--format", "md").out
     assert "GRAD-CUT-DETACH" in markdown
-    document = json.loads(evidence.run("report", str(package), "--format", "json").stdout)
+    document = json.loads(told("report", str(package), "--format", "json").out)
     assert [run["probe"] for run in document["runs"]] == ["gradients", "compile"]
     assert document["runs"][0]["verdict"] == "2 of 4 parameters got no gradient."

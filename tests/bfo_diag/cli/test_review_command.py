@@ -1,4 +1,4 @@
-"""All probes in one go, whatever becomes of each."""
+"""All probes in one go, whatever becomes of each; in this process, for the review is what counts."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ from pathlib import Path
 import pytest
 
 from bfo_diag import archive
+from bfo_diag.cli.review import _PROBES, _options
+from bfo_diag.probes import load_all
+from bfo_diag.probes.compile import builtin
 
 
-def test_one_probes_failure_does_not_stop_the_others_and_is_in_the_package(bfo_diag, tmp_path):
+def test_one_probes_failure_does_not_stop_the_others_and_is_in_the_package(bfo_diag_here, tmp_path):
     (tmp_path / "raising_step.py").write_text(
         "import torch\nw = torch.zeros(2, requires_grad=True)\ndef step():\n"
         "    w.sum().backward()\n    raise ValueError('as it happens')\n"
     )
-    done = bfo_diag(
+    done = bfo_diag_here(
         "review", f"{tmp_path / 'raising_step.py'}:step", "--name", "failed", "--question", "Why?", "--json"
     )
     assert done.code == 3
@@ -44,19 +47,23 @@ def test_one_probes_failure_does_not_stop_the_others_and_is_in_the_package(bfo_d
         (("{here}:step", "--name", "a/b"), "can't name a package"),
     ],
 )
-def test_a_target_that_is_none_is_told_once_and_nothing_is_packed(bfo_diag, tmp_path, arguments, said):
+def test_a_target_that_is_none_is_told_once_and_nothing_is_packed(bfo_diag_here, tmp_path, arguments, said):
     (tmp_path / "steps.py").write_text("def step():\n    pass\n")
-    done = bfo_diag("review", *(word.format(here=tmp_path / "steps.py") for word in arguments))
+    done = bfo_diag_here("review", *(word.format(here=tmp_path / "steps.py") for word in arguments))
     assert done.code == 2
     assert done.err.count(said) == 1
     assert not list((tmp_path / "review_packages").glob("*.tar.gz"))
 
 
 def test_its_options_are_those_of_the_probes():
-    from bfo_diag.cli.review import _PROBES, _options
-    from bfo_diag.probes import load_all
-
     for name in _PROBES:
         probe = load_all()[name]
         assert set(_options(probe, None)) == set(_options(probe, "a.py:b")) == set(probe.options)
     assert json.dumps(_options(load_all()["bench"], None))
+
+
+def test_a_first_look_has_one_built_in_case_of_each_kind():
+    short = load_all()["compile"].short(None)
+    examined = builtin.chosen(short["cases"])
+    assert [case.name for case in examined] == list(builtin.FIRST_LOOK)
+    assert sorted(case.why for case in examined) == sorted({case.why for case in builtin.BUILTINS})

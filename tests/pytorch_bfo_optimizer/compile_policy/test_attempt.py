@@ -56,7 +56,7 @@ def _times(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def auto(**settings: Any) -> CompilePolicy:
-    return CompilePolicy(**{"backend": Times.backend, "clock": Times.clock, **settings})
+    return CompilePolicy(**{"backend": Times.backend, "clock": Times.clock, "least_compile_s": 3.0, **settings})
 
 
 def test_fewer_steps_than_min_steps_are_left_without_a_try() -> None:

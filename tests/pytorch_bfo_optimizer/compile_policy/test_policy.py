@@ -337,6 +337,19 @@ def test_what_is_compiled_already_is_refused_by_name_and_left_as_it_is(how: str)
     assert run.model._compiled_call_impl is compiled
 
 
+def test_what_somebody_else_compiles_over_it_is_not_taken_for_the_policys() -> None:
+    run = training()
+    policy = CompilePolicy(enabled=True, backend="eager")
+    policy.apply(run.model, probe=run.step)
+    run.step()
+    assert policy.report().status == "APPLIED"
+    run.model.compile(backend="eager")
+    run.step()
+    report = policy.report()
+    assert (report.status, report.calls) == ("NOT APPLIED", 1)
+    assert report.reason == "something replaced it after 1 compiled calls"
+
+
 def test_remove_goes_back_to_eager_and_the_account_stays() -> None:
     run = training()
     policy = CompilePolicy(enabled=True, backend="eager")

@@ -26,7 +26,7 @@ def judge(**changed: Any) -> tuple[str, str]:
         ({"calls_compiled": 1}, "PARTIAL", "2 calls of 3 ran no graph (why)"),
         ({"calls_compiled": 0}, "NOT APPLIED", "no graph ran in 3 calls: why"),
         ({"calls_compiled": 0, "troubles": ((1, "fallback"),)}, "NOT APPLIED", "no graph ran in 3 calls: why"),
-        ({"calls": 0, "calls_compiled": 0}, "APPLIED", ""),
+        ({"calls": 0, "calls_compiled": 0}, "APPLIED", "proved, and not called since"),
         ({"calls": 0, "calls_compiled": 0, "proved": False}, "NOT APPLIED", "why"),
     ],
 )

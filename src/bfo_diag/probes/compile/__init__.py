@@ -14,7 +14,7 @@ import typer
 
 from bfo_diag.errors import DiagError
 from bfo_diag.probes import PartResult, Probe, Progress, Request, later, readers
-from bfo_diag.probes.compile.builtin import BUILTINS
+from bfo_diag.probes.compile.builtin import FIRST_LOOK, NAMES, Builtin, chosen
 from bfo_diag.probes.compile.fixes import SWITCHES, UNSPEC
 from bfo_diag.records import JSONValue, Observation
 
@@ -53,6 +53,9 @@ def capture(
     update_baseline: Annotated[
         bool, typer.Option("--update-baseline", help="Write the sites of this run to the --baseline file.")
     ] = False,
+    cases: Annotated[
+        str, typer.Option(help=f"Built-in cases, without a TARGET: {', '.join(NAMES)}; several with commas, or all.")
+    ] = "all",
 ) -> Iterator[Observation | Progress]:
     """Find out what breaks the graph, and whether compile is really applied."""
     from bfo_diag.probes.compile import baseline as baselines
@@ -65,10 +68,13 @@ def capture(
         raise DiagError("--update-baseline names no file", mend="add --baseline FILE")
     known = [] if baseline is None or update_baseline else baselines.read(Path(baseline))
     how = {"backend": backend, "mode": mode, "dynamic": True if dynamic else None}
+    builtins = chosen(cases)
+    if request.text is not None and cases != "all":
+        raise DiagError("--cases names built-in cases, and a TARGET is none", mend="leave one of the two out")
     if request.text is None and (try_fixes or baseline is not None):
         raise DiagError("--try-fixes and --baseline go with a TARGET", mend="name one: train.py:train_step")
     if request.text is None:
-        yield from _builtins(request, how, calls=calls, fullgraph=fullgraph)
+        yield from _builtins(request, builtins, how, calls=calls, fullgraph=fullgraph)
         return
     how["backend"] = backend or "inductor"
     seen: list[Observation] = []
@@ -194,14 +200,14 @@ def _same(first: float | None, second: float | None) -> bool:
 
 
 def _builtins(
-    request: Request, how: dict[str, Any], *, calls: int, fullgraph: bool
+    request: Request, builtins: tuple[Builtin, ...], how: dict[str, Any], *, calls: int, fullgraph: bool
 ) -> Iterator[Observation | Progress]:
     from bfo_diag.targets import builtin_record
 
     yield Observation("case", builtin_record(request.device, request.seed).to_json())
     how = {**how, "backend": how["backend"] or ("inductor" if how["mode"] else _BUILTIN_BACKEND)}
-    for index, builtin in enumerate(BUILTINS):
-        yield Progress(index, len(BUILTINS), builtin.name)
+    for index, builtin in enumerate(builtins):
+        yield Progress(index, len(builtins), builtin.name)
         options = {"calls": calls, "backend": how["backend"], "role": builtin.name}
         survey = request.part("survey", options, case=builtin.name, target=builtin.target)
         if survey.stopped or not survey.of_kind("subject"):
@@ -231,6 +237,10 @@ def _part(name: str) -> Any:
     return run
 
 
+def _short(target: str | None) -> dict[str, JSONValue]:
+    return {"cases": ",".join(FIRST_LOOK)} if target is None else {"fullgraph": True, "try_fixes": True}
+
+
 PROBE = Probe(
     name="compile",
     help="Why a step does not compile: each graph break and recompile with its line and mend, and whether compile is "
@@ -241,6 +251,6 @@ PROBE = Probe(
     parts={name: _part(name) for name in ("survey", "calls", "fullgraph", "fix")},
     gates=("break", "user-break", "recompile"),
     local=("baseline", "update_baseline"),
-    short=lambda target: {} if target is None else {"fullgraph": True, "try_fixes": True},
+    short=_short,
     fail_on="user-break,recompile",
 )

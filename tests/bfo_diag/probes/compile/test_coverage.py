@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
-
 import pytest
-
-from bfo_diag import api
 
 pytestmark = pytest.mark.compile
 
@@ -27,18 +23,14 @@ pytestmark = pytest.mark.compile
         ("nothing_to_compile", None),
     ],
 )
-def test_the_share_of_operations_inside_of_graphs(name, share, targets_folder, fresh_imports):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        done = api.examine("compile", f"{targets_folder}/compile_steps.py:{name}", backend="aot_eager")
+def test_the_share_of_operations_inside_of_graphs(examined, name, share):
+    _, done = examined(name)
     assert done.summary["coverage"] == (None if share is None else pytest.approx(share, abs=0.01))
     applied = {None: "NOT APPLIED", 0.0: "NOT APPLIED", 1.0: "APPLIED"}.get(share, "PARTIAL")
     assert done.summary["applied"] == applied
 
 
-def test_only_the_seed_of_backward_is_outside_where_the_forward_compiles_itself(targets_folder, fresh_imports):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        done = api.examine("compile", f"{targets_folder}/compile_steps.py:compiles_its_forward", backend="aot_eager")
+def test_only_the_seed_of_backward_is_outside_where_the_forward_compiles_itself(examined):
+    _, done = examined("compiles_its_forward")
     (coverage,) = [o.values for o in done.run.observations if o.kind == "coverage"]
     assert coverage["outside"] == {"ones_like": 1}

@@ -9,7 +9,7 @@ import torch
 
 from bfo_diag import api, report
 from bfo_diag.probes import load_all
-from bfo_diag.probes.compile.analysis import Analysis, analyses
+from bfo_diag.probes.compile.analysis import Analysis
 from bfo_diag.records import CaseRecord, Observation, Outcome, Run, RunHeader
 
 pytestmark = pytest.mark.compile
@@ -17,20 +17,6 @@ TORCH = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:
 
 
 PROBE = load_all()["compile"]
-
-
-@pytest.fixture
-def examined(targets_folder, fresh_imports, monkeypatch):
-    monkeypatch.delenv("TORCHDYNAMO_DISABLE", raising=False)
-
-    def examine(name: str, **options: object) -> tuple[Analysis, api.Examination]:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch.compile imports what warns
-            target = f"{targets_folder}/compile_steps.py:{name}"
-            done = api.examine("compile", target, backend="aot_eager", **options)
-        return analyses(done.run)[0], done
-
-    return examine
 
 
 def codes(analysis: Analysis) -> list[str]:
