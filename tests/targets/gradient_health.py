@@ -7,6 +7,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from bfo_diag import Case
+from pytorch_bfo_optimizer import HybridBFO
 
 IMAGES, LABELS = load_digits(return_X_y=True)
 X = torch.tensor(IMAGES[:128], dtype=torch.float32) / 16
@@ -123,6 +124,20 @@ def two_optimizers() -> Case:
 def lbfgs() -> Case:
     model = mlp(64, 16, 10)
     optimizer = torch.optim.LBFGS(model.parameters(), max_iter=2)
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(model(X), Y)
+        loss.backward()
+        return loss
+
+    return Case(step=lambda: optimizer.step(closure), model=model, optimizer=optimizer)
+
+
+def hybrid() -> Case:
+    """HybridBFO takes the gradient of its first closure call, and puts `.grad` back."""
+    model = mlp(64, 16, 10)
+    optimizer = HybridBFO(model.parameters(), population_size=4)
 
     def closure() -> torch.Tensor:
         optimizer.zero_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,7 +15,8 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from bfo_diag.records import Case
 from bfo_diag.variables import variables_of
 from pytorch_bfo_optimizer import TelemetryError
-from pytorch_bfo_optimizer.telemetry import GradientCollector, PendingStats
+from pytorch_bfo_optimizer.telemetry import GradientCollector, GradientStats
+from pytorch_bfo_optimizer.telemetry.closures import FirstBackward
 
 
 @dataclass(frozen=True)
@@ -32,11 +34,12 @@ class Sample:
     """What one step showed so far; steps count from 1."""
 
     step: int
-    pending: list[tuple[Source, PendingStats]] = field(default_factory=list)
+    measured: list[tuple[Source, GradientStats]] = field(default_factory=list)
     stepped: dict[int, torch.optim.Optimizer] = field(default_factory=dict)
     """The optimizers that stepped, by id."""
     collected: set[int] = field(default_factory=set)
     """The ids of the parameters that were measured."""
+    closures: list[FirstBackward] = field(default_factory=list)
     refused: TelemetryError | None = None
     """Why they can't be measured. (Raised inside the target's step, it would look like the target's own.)"""
 
@@ -54,28 +57,33 @@ class Sampler:
         """Measure what steps inside of the block."""
         sample = Sample(step)
 
-        def before(optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            self._before(sample, optimizer, has_closure=any(a is not None for a in (*args[1:2], kwargs.get("closure"))))
-
-        hook = register_optimizer_step_pre_hook(before)
+        hook = register_optimizer_step_pre_hook(functools.partial(self._before, sample))
         try:
             yield sample
         finally:
             hook.remove()
+            for closures in sample.closures:
+                closures.close()
 
-    def _before(self, sample: Sample, optimizer: torch.optim.Optimizer, *, has_closure: bool) -> None:
-        """Collect what an optimizer is about to use, at its first step; a closure has yet to make it."""
+    def _before(
+        self, sample: Sample, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        """Collect what an optimizer is about to use, at its first step; what a closure makes, when it has made it."""
         if id(optimizer) in sample.stepped:
-            return
+            return None
         sample.stepped[id(optimizer)] = optimizer
-        if has_closure:
-            return
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        of = type(optimizer).__name__
+        if any(argument is not None for argument in (*args[1:2], kwargs.get("closure"))):
+            closures = FirstBackward(parameters, functools.partial(self._collect, sample, parameters, of))
+            sample.closures.append(closures)
+            return closures.wrapped(args, kwargs)
         # (GradScaler leaves the division to an optimizer that can do it while it steps.)
-        self._collect(sample, parameters, type(optimizer).__name__, scale=getattr(optimizer, "grad_scale", None))
+        self._collect(sample, parameters, of, scale=getattr(optimizer, "grad_scale", None))
+        return None
 
     def finish(self, sample: Sample) -> None:
-        """Collect what the optimizers with a closure used, and then all that no optimizer held."""
+        """Collect what an optimizer used whose closure was not noticed, and then all that no optimizer held."""
         for optimizer in sample.stepped.values():
             parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
             if not sample.collected.issuperset(map(id, parameters)):
@@ -96,7 +104,8 @@ class Sampler:
     ) -> None:
         try:
             source = self._source(parameters, of)
-            sample.pending.append((source, source.collector.collect(sample.step, scale=scale)))
+            pending = source.collector.collect(sample.step, scale=scale)
+            sample.measured.append((source, pending.materialize()))  # now: a fused step writes to the gradients
         except TelemetryError as error:
             sample.refused = error
         sample.collected.update(map(id, parameters))

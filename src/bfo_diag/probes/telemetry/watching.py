@@ -112,11 +112,10 @@ class _Training:
             },
             place,
         )
-        for source, pending in sample.pending:
+        for source, stats in sample.measured:
             if source.number not in self._told:
                 self._told.add(source.number)
                 yield _tensors(source)
-            stats = pending.materialize()
             self._live.saw(number, stats)
             yield Observation("gradients", {"source": source.number, **_values(source, stats)}, place)
             self._sinks.take(self._label(source), stats)

@@ -53,7 +53,9 @@ def test_the_norms_are_those_of_a_training_by_hand() -> None:
     assert seen.report.verdict == "Healthy: 4 tensors over 4 steps, health 1.00 throughout."
 
 
-@pytest.mark.parametrize("name", ["healthy", "accumulated", "two_optimizers", "lbfgs", "plain_step", "loss_alone"])
+@pytest.mark.parametrize(
+    "name", ["healthy", "accumulated", "two_optimizers", "lbfgs", "hybrid", "plain_step", "loss_alone"]
+)
 @pytest.mark.healthy
 def test_healthy_steps_get_no_finding(name: str) -> None:
     seen = watch(name)
