@@ -81,11 +81,13 @@ def time_limit(seconds: float | None) -> Iterator[None]:
         signal.signal(signal.SIGALRM, previous)
 
 
-def _die_with_parent() -> None:
+def _die_with_parent(spec_file: Path) -> None:
     """Ask Linux to end this process when its parent is killed, so that no target runs on unseen."""
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+        if os.getppid() != loads(spec_file.read_bytes())["parent"]:
+            os._exit(1)  # it was killed before this process could ask
 
 
 def run(folder: Path, part_file: Path | None = None) -> int:
@@ -161,10 +163,11 @@ def _capture(
 
 def main() -> None:
     """Be the child process, and end without waiting for threads that the target left behind."""
-    _die_with_parent()
+    folder, *part_file = map(Path, sys.argv[1:3])
+    _die_with_parent(*part_file or (folder / RAW_FOLDER / SPEC_FILE,))
     sys.path.append(str(Path.cwd()))  # last: a target may import what lies here, and nothing of ours does
     try:
-        status = run(*map(Path, sys.argv[1:3]))
+        status = run(folder, *part_file)
     except WorkspaceError as error:
         sys.stderr.write(f"{error.message}\n")
         status = EXIT_LOG_UNWRITABLE

@@ -97,6 +97,7 @@ class Parts:
         spec = {
             **self._spec,
             "part": name,
+            "parent": os.getpid(),
             "labels": dict(labels),
             "options": dict(options),
             "target": self._spec["target"] if target is None else target,

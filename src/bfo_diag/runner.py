@@ -68,6 +68,7 @@ def run(job: Job, workspace: Workspace, *, progress: Progress | None = None) -> 
     )
     spec: dict[str, Any] = {
         "probe": job.probe.name,
+        "parent": os.getpid(),
         "target": job.target,
         "inputs": list(job.inputs),
         "device": job.device,

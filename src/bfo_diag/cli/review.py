@@ -1,4 +1,4 @@
-"""Examine TARGET in every way (gradients, compile, a short bench), and pack it all for an expert.
+"""Examine TARGET in every way (gradients, telemetry, compile, a short bench), and pack it all for an expert.
 
 One probe's failure does not stop the others: it is in the package. Without TARGET it takes built-in cases, one of each
 kind; a probe by itself takes them all.
@@ -20,10 +20,11 @@ if TYPE_CHECKING:
 
     from bfo_diag.probes import Probe
     from bfo_diag.recorded import Recorded
+    from bfo_diag.records import Finding
     from bfo_diag.workspace import Workspace
 
 NAME = "review"
-_PROBES = ("gradients", "compile", "bench")
+_PROBES = ("gradients", "telemetry", "compile", "bench")
 _MOST = 5
 """Findings that are shown in full at the end; the page has all."""
 _WORST = (ExitCode.DEFECT, ExitCode.TARGET_RAISED, ExitCode.USAGE, ExitCode.NOTHING_MEASURED, ExitCode.FINDING)
@@ -150,7 +151,15 @@ def _run(
     one = recorded.read(folder)
     if refused is not None:
         return one, refused.exit_code
-    return one, report.exit_code(run, probe, one.findings, fail_on=tuple(probe.fail_on.split(",")))
+    return one, report.exit_code(run, probe, counted(one.findings), fail_on=tuple(probe.fail_on.split(",")))
+
+
+def counted(findings: tuple[Finding, ...]) -> tuple[Finding, ...]:
+    """Return the findings that the exit code goes by: not those of the machine of the moment (that it was busy)."""
+    from bfo_diag.findings import catalogue
+
+    entries = catalogue()
+    return tuple(finding for finding in findings if not entries[finding.code].of_the_machine)
 
 
 def _options(probe: Probe, target: str | None) -> dict[str, Any]:

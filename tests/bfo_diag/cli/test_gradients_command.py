@@ -308,3 +308,13 @@ def test_a_kill_of_the_tool_at_random_moments_leaves_a_log_that_loads_and_no_chi
         assert run.outcome is Outcome.RUNNING
         assert len(run.damaged) <= 1
     assert not left, "a child lives on"
+
+
+def test_a_tool_that_is_killed_while_its_child_starts_leaves_none(tmp_path, misbehaving, command):
+    arguments = ["gradients", misbehaving + "ignores_the_time_limit", "--workspace", str(tmp_path)]
+    tool = subprocess.Popen([*command, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not children_in(tmp_path):
+        time.sleep(0.002)
+    tool.kill()
+    tool.wait()
+    assert not left_running(tmp_path), "the child lives on"

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from bfo_diag import archive
+from bfo_diag.cli import review
 from bfo_diag.cli.review import _PROBES, _options
+from bfo_diag.findings import catalogue
 from bfo_diag.probes import load_all
 from bfo_diag.probes.compile import builtin
 
@@ -23,7 +25,7 @@ def test_one_probes_failure_does_not_stop_the_others_and_is_in_the_package(bfo_d
     )
     assert done.code == 3
     document = done.document
-    assert [run["probe"] for run in document["runs"]] == ["gradients", "compile", "bench"]
+    assert [run["probe"] for run in document["runs"]] == ["gradients", "telemetry", "compile", "bench"]
     assert {run["outcome"] for run in document["runs"]} == {"crashed"}
     package = Path(document["package"])
     assert package.name == "failed.tar.gz"
@@ -67,3 +69,8 @@ def test_a_first_look_has_one_built_in_case_of_each_kind():
     examined = builtin.chosen(short["cases"])
     assert [case.name for case in examined] == list(builtin.FIRST_LOOK)
     assert sorted(case.why for case in examined) == sorted({case.why for case in builtin.BUILTINS})
+
+
+def test_a_busy_machine_is_told_and_is_no_fault_of_the_target():
+    noisy, slower = (catalogue()[code].finding("said") for code in ("BENCH-NOISY", "BENCH-SLOWER"))
+    assert review.counted((noisy, slower)) == (slower,)

@@ -445,6 +445,27 @@ def test_what_dynamo_skips_whole_is_not_applied() -> None:
     assert model._compiled_call_impl is None
 
 
+def test_one_graph_that_fails_in_the_probe_leaves_the_whole_target_in_eager() -> None:
+    def fails_on_the_second(gm: torch.fx.GraphModule, inputs: Any) -> Any:
+        if len(compiled) == 1:
+            raise BrokenError("the second graph")
+        compiled.append(gm)
+        return gm.forward
+
+    def two_graphs(x: Tensor) -> Tensor:
+        x = x + 1
+        print(end="")
+        return x * 2
+
+    compiled: list[Any] = []
+    policy = CompilePolicy(enabled=True, backend=fails_on_the_second)
+    step = policy.apply(two_graphs, probe=lambda step: step(torch.ones(2)))
+    assert step(torch.ones(2)).tolist() == [4, 4]
+    report = policy.report()
+    assert (report.status, report.calls, len(compiled)) == ("NOT APPLIED", 0, 1)
+    assert report.reason == "the backend failed on a graph: BrokenError: the second graph"
+
+
 def test_fullgraph_says_what_breaks() -> None:
     class Breaking(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
@@ -538,9 +559,10 @@ def test_under_somebody_elses_compile_the_target_is_traced_through() -> None:
         graphs.append(gm)
         return gm.forward
 
-    around = torch.compile(lambda x: run.model(x) + 1, backend=backend, fullgraph=True)
+    step = policy.apply(scaled_loss)
+    around = torch.compile(lambda x: run.model(x) + step(x, x + 1), backend=backend, fullgraph=True)
     for _ in range(3):
-        assert torch.equal(around(images), run.model._call_impl(images) + 1)
+        assert torch.equal(around(images), run.model._call_impl(images) + images.numel())
     assert (len(graphs), policy.report().calls) == (1, 0)
 
 

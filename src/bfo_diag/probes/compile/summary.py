@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bfo_diag.probes.compile.analysis import Analysis, analyses, percent
+from bfo_diag.probes.compile.builtin import NAMES
 from bfo_diag.probes.compile.judge import as_expected
 from bfo_diag.probes.compile.sites import YOURS
 from bfo_diag.records import Finding, JSONValue, Outcome, Place, Run
@@ -238,9 +239,12 @@ def verdict(run: Run, findings: tuple[Finding, ...]) -> str:
     builtin = [analysis for analysis in found if analysis.builtin is not None]
     if builtin:
         wrong = [analysis.name for analysis in builtin if as_expected(analysis) is not None]
+        left = [name for name in NAMES if name not in {analysis.name for analysis in builtin}]
+        rest = f" Not examined: {', '.join(left)}." if left else ""
         if wrong:
-            return f"{len(wrong)} of {len(builtin)} built-in cases are not as they should be: {', '.join(wrong)}."
-        return f"{len(builtin)} built-in cases compile as they should."
+            named = ", ".join(wrong)
+            return f"{len(wrong)} of {len(builtin)} built-in cases are not as they should be: {named}.{rest}"
+        return f"{len(builtin)} built-in cases compile as they should.{rest}"
     if found and found[0].of("compile_error"):
         return "NOT APPLIED: torch.compile raised."
     if not found or not found[0].calls:

@@ -60,8 +60,8 @@ def run(plan: Plan, optimizer_class: Any) -> Iterator[Observation | Progress]:
     )
     make = functools.partial(optimizer_class, **arguments)
     first = attempt(lambda: make([torch.zeros(2, requires_grad=True)]))
-    if first.raised is not None:
-        yield first.raised.observation("make")
+    if not first.ok:
+        yield from first.observations("make")
         return
     yield Observation(
         "plan",

@@ -40,4 +40,5 @@ PROBE = Probe(
     capture=capture,
     **readers(__name__),
     local=("tensorboard", "wandb"),
+    short=lambda target: {"steps": 20},
 )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from bfo_diag.api import examine
+from bfo_diag.attempt import TimeLimitReached
 from bfo_diag.errors import DiagError
 from bfo_diag.probes import gradients, load_all
 from bfo_diag.probes.gradients import matrix_judge
@@ -166,3 +168,14 @@ def test_the_built_in_cases_have_an_id(cells):
     _, _, run = cells(None, scenario="all-grad", mode="smart")
     ((_, case),) = run.of_kind("case")
     assert len(case.values["id"]) == 16
+
+
+def test_an_optimizer_whose_time_is_up_while_it_is_made_was_not_measured() -> None:
+    class Slow(torch.optim.SGD):
+        def __init__(self, params) -> None:
+            raise TimeLimitReached
+
+    seen = examine("gradients", Slow)
+    assert [finding.code for finding in seen.findings] == ["TARGET-TIMED-OUT"]
+    assert not list(seen.run.of_kind("plan", "cell"))
+    assert seen.report.verdict == "Nothing was measured."
