@@ -102,7 +102,6 @@ def test_dead_layers_are_told_with_the_one_nearest_to_the_loss() -> None:
     assert shares["4.bias"] == "0%"
 
 
-@pytest.mark.planted
 def test_a_nan_is_told_with_its_first_step_and_the_tensor_it_began_in() -> None:
     seen = watch("nan_at_step_4", steps=6)
     assert codes(seen) == ["TELEMETRY-NON-FINITE"]
