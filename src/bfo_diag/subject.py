@@ -83,14 +83,7 @@ def as_it_is(target: Target) -> tuple[Subject, bool]:
         TargetLoadError: inputs were given, and it is neither a module nor a factory of one.
     """
     subject = fresh(target, factory=False)
-    returned = subject.call(subject.function, 0)
-    if subject.case.step is not target.value:
-        return subject, False
-    if target.resolve(returned) is None:
-        if target.inputs:
-            raise TargetLoadError(
-                f"--input goes with an nn.Module, and {target.record.target} returned {type(returned).__name__}"
-            )
+    if target.remade(subject.case, subject.call(subject.function, 0)) is None:
         return subject, False
     subject = fresh(target, factory=True)
     subject.call(subject.function, 0)

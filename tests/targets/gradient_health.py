@@ -1,6 +1,7 @@
 """Training steps whose gradients are healthy, vanish, explode, die, turn NaN, or come in unusual ways."""
 
 import itertools
+from collections.abc import Callable
 
 import torch
 from sklearn.datasets import load_digits
@@ -121,9 +122,9 @@ def two_optimizers() -> Case:
     return Case(step=step, model=models)
 
 
-def lbfgs() -> Case:
+def with_closure(make: Callable[..., torch.optim.Optimizer], **options: int) -> Case:
     model = mlp(64, 16, 10)
-    optimizer = torch.optim.LBFGS(model.parameters(), max_iter=2)
+    optimizer = make(model.parameters(), **options)
 
     def closure() -> torch.Tensor:
         optimizer.zero_grad()
@@ -132,20 +133,15 @@ def lbfgs() -> Case:
         return loss
 
     return Case(step=lambda: optimizer.step(closure), model=model, optimizer=optimizer)
+
+
+def lbfgs() -> Case:
+    return with_closure(torch.optim.LBFGS, max_iter=2)
 
 
 def hybrid() -> Case:
     """HybridBFO takes the gradient of its first closure call, and puts `.grad` back."""
-    model = mlp(64, 16, 10)
-    optimizer = HybridBFO(model.parameters(), population_size=4)
-
-    def closure() -> torch.Tensor:
-        optimizer.zero_grad()
-        loss = nn.functional.cross_entropy(model(X), Y)
-        loss.backward()
-        return loss
-
-    return Case(step=lambda: optimizer.step(closure), model=model, optimizer=optimizer)
+    return with_closure(HybridBFO, population_size=4)
 
 
 def scaled() -> Case:
@@ -160,6 +156,23 @@ def scaled() -> Case:
             loss = nn.functional.cross_entropy(model(X), Y)
         scaler.scale(loss).backward()
         scaler.unscale_(optimizer)
+        scaler.step(optimizer)
+        scaler.update()
+        return loss
+
+    return Case(step=step, model=model, optimizer=optimizer)
+
+
+def scaled_and_fused() -> Case:
+    """A fused optimizer divides the gradients by the scale itself, while it steps."""
+    model = mlp(64, 32, 10)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, fused=True)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**20)
+
+    def step() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(model(X), Y)
+        scaler.scale(loss).backward()
         scaler.step(optimizer)
         scaler.update()
         return loss

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from bfo_diag.findings import catalogue
 from bfo_diag.probes.telemetry.history import History, Sample, Tensor, histories
-from bfo_diag.records import Finding, Place, Run, Severity
+from bfo_diag.records import Finding, Place, Run
 
 EXPLODING_NORM = 1e4
 VANISHING_NORM = 1e-7
@@ -151,8 +151,7 @@ def _without(history: History) -> Iterator[Finding]:
         message = f"{_names(never)} got no gradient in any of {_count(len(history.steps), 'sample')}."
         place = Place(parameter=never[0])
         lines = history.tensors[never[0]].lines
-        # (In a step that trains something else, parameters without a gradient may well be meant.)
-        yield entries["TELEMETRY-NO-GRADIENT"].finding(message, place=place, evidence=lines, severity=Severity.WARNING)
+        yield entries["TELEMETRY-NO-GRADIENT"].finding(message, place=place, evidence=lines)
 
 
 def _got(tensor: Tensor) -> int:

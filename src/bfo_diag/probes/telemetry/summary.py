@@ -192,10 +192,5 @@ def _said(history: History, *, named: bool) -> str:
 
 def measured(run: Run) -> bool:
     """Whether a gradient was seen."""
-    return any(
-        any(tensor.norms for tensor in history.tensors.values()) or _broken(history) for history in histories(run)
-    )
-
-
-def _broken(history: History) -> bool:
-    return any(point.norm is not None for tensor in history.tensors.values() for point in tensor.points)
+    tensors = (tensor for history in histories(run) for tensor in history.tensors.values())
+    return any(point.norm is not None for tensor in tensors for point in tensor.points)

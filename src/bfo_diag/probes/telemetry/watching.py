@@ -47,6 +47,7 @@ def run(request: Request, sinks: Sinks, *, steps: int, every: int) -> Iterator[O
 
 
 def _case_of(target: Target) -> Case:
+    # (Not `subject.fresh`: it imports torch's compiler, which takes longer than the steps.)
     if target.kind == "optimizer":
         return optimizer_case(target.value, device=target.device, seed=target.seed)
     return target.make()

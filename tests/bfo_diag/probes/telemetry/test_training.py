@@ -156,6 +156,13 @@ def test_accumulated_gradients_are_measured_where_the_optimizer_steps() -> None:
         assert halves[name].norms == pytest.approx(tensor.norms, rel=1e-4)
 
 
+def test_gradients_that_a_fused_optimizer_has_yet_to_divide_are_divided_here() -> None:
+    plain = only(watch("healthy", steps=3)).tensors
+    scaled = only(watch("scaled_and_fused", steps=3)).tensors
+    for name, tensor in plain.items():
+        assert scaled[name].norms == pytest.approx(tensor.norms, rel=1e-4)
+
+
 def test_each_optimizer_is_measured_before_it_clears_its_gradients() -> None:
     seen = watch("two_optimizers", steps=2)
     sources = [observation.values for _, observation in seen.run.of_kind("tensors")]
