@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-torch-2.11 check wheel gpu clean
+.PHONY: help demo test test-torch-2.11 check wheel gpu peers clean
 
 help:  ## List the targets
 	@grep -E '^[a-z0-9.-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -59,6 +59,9 @@ wheel: $(VENV)/.dev  ## Build wheel and sdist into dist/
 
 gpu: $(VENV)/.test  ## Run the tests that need a CUDA device
 	$(BIN)/python -m pytest tests/gpu -rs
+
+peers:  ## Measure the optimizers beside their peers, in an environment of its own: benchmarks/RESULTS.md (hours)
+	$(PYTHON) benchmarks/peers/run.py
 
 clean:  ## Remove what the others made (not logs/)
 	rm -rf $(VENV) .venv-torch-2.11 build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
