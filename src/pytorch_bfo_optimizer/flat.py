@@ -93,6 +93,7 @@ class ParameterVector:
         self.shapes: list[torch.Size] = [param.shape for param in params]
         self.sizes: list[int] = [param.numel() for param in params]
         self.dtype: torch.dtype = reduce(torch.promote_types, (param.dtype for param in params))
+        self.mixed: bool = any(param.dtype != self.dtype for param in params)
         self.device: torch.device = params[0].device
         self.dimension: int = sum(self.sizes)
 
@@ -105,26 +106,37 @@ class ParameterVector:
 
     def read(self) -> Tensor:
         """Copy the parameters into a new vector (D,)."""
-        with torch.no_grad():
-            return torch.cat([param.detach().reshape(-1).to(self.dtype) for param in self.params])
+        return torch.cat([param.detach().reshape(-1).to(self.dtype) for param in self.params])
 
     def differentiable_read(self) -> Tensor:
         """The vector (D,) as a function of the parameters: gradients flow back into them."""
         return torch.cat([param.reshape(-1).to(self.dtype) for param in self.params])
 
     @torch.no_grad()
-    def write_(self, vector_D: Tensor) -> None:
-        """Copy `vector_D` into the parameters in place; each value is rounded to its parameter's dtype."""
+    def write_(self, vector_D: Tensor) -> Tensor:
+        """Copy `vector_D` into the parameters in place; each value is rounded to its parameter's dtype.
+
+        Returns: what the parameters hold now (D,); `vector_D` itself where nothing had to be rounded.
+        """
         for param, piece in zip(self.params, self.split(vector_D), strict=True):
             param.copy_(piece)
+        return self.read() if self.mixed or vector_D.dtype != self.dtype else vector_D
 
     def split(self, vectors: Tensor) -> list[Tensor]:
         """Views of `vectors` (..., D), one per parameter, shaped (..., *parameter.shape), in the vector's dtype."""
         if vectors.shape[-1:] != (self.dimension,):
             raise ValueError(f"expected {self.dimension} coordinates, got a tensor of shape {tuple(vectors.shape)}")
         leading = vectors.shape[:-1]
-        pieces = vectors.split(self.sizes, dim=-1)
+        pieces = vectors.split(self.sizes, dim=-1) if len(self.sizes) > 1 else (vectors,)
         return [piece.reshape(leading + shape) for piece, shape in zip(pieces, self.shapes, strict=True)]
+
+    def merge(self, pieces: Sequence[Tensor]) -> Tensor:
+        """The inverse of `split`: vectors (..., D) from pieces (..., *parameter.shape)."""
+        flat = [
+            piece.reshape((*piece.shape[: piece.dim() - len(shape)], size))
+            for piece, shape, size in zip(pieces, self.shapes, self.sizes, strict=True)
+        ]
+        return flat[0] if len(flat) == 1 else torch.cat(flat, dim=-1)
 
     def as_params(self, vector_D: Tensor) -> list[Tensor]:
         """Copies of the pieces of `vector_D` (D,) with the shape and dtype of each parameter."""

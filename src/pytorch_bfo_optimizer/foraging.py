@@ -17,9 +17,15 @@ J_health              ``health_P``      loss accumulated over the chemotactic ge
 P                     members of the colony (S in the paper); D: coordinates (p in the paper)
 ====================  ================  ====================================================
 
-One departure from the paper, on purpose: there a tumble is made whatever it costs; here a move that does not
-lower the cost is taken back. The colony then always holds the best position it ever found, a noisy objective
-can be re-evaluated without evaluations beyond the bound, and no separate record of the best can go stale.
+What is the paper's (p. 60-61, "Bacterial Foraging Optimization Algorithm"): the tumble is made whatever it costs;
+a swim goes on while the cost falls, and each of its moves is kept, the last, failing one too; J_cc; health is the
+sum of the costs at the ends of the chemotactic steps, J(i, j) for j = 1 to N_c + 1; the sicker half dies and the
+healthier splits; each member is dispersed with a probability of its own.
+
+What is ours: the best position ever evaluated is kept apart, because members leave good places; tumbles are
+isotropic; all members feel the colony as it was when the generation began (the paper's move one after the other);
+a member whose loss is unknown senses in place of one swim, so that the cost of a generation has a bound; losses that
+are not finite count as +inf; bounds. And `greedy` moves, for `HybridBFO`: a move that does not pay is taken back.
 """
 
 from __future__ import annotations
@@ -101,7 +107,13 @@ def swarm_cost(at_PD: Tensor, colony_PD: Tensor, params: SwarmingParams) -> Tens
 
 def swim(position_PD: Tensor, displacement_PD: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
     """The place one move further on, theta + C phi, clamped into the bounds before anything is evaluated there."""
-    return torch.minimum(torch.maximum(position_PD + displacement_PD, lower), upper)
+    return torch.clamp(position_PD + displacement_PD, lower, upper)
+
+
+def holds_best(colony: Colony) -> Tensor:
+    """(P,) bool: the member whose present loss is the lowest, the first of several."""
+    members_P = torch.arange(colony.loss.shape[0], device=colony.loss.device)
+    return members_P == torch.argmin(colony.loss)
 
 
 def generation(
@@ -113,7 +125,8 @@ def generation(
     *,
     swim_length: int,
     swarming: SwarmingParams | None = None,
-) -> GenerationResult:
+    greedy: bool = False,
+) -> GenerationResult[Colony]:
     """One chemotactic generation: each member senses if it must, tumbles, and swims on while that lowers its cost.
 
     The generation has 1 + N_s slots, and a member spends at most one evaluation in each. In slot 0 a member
@@ -121,10 +134,11 @@ def generation(
     move lowered the cost (or that have only sensed) make one more move, the rest have stopped. Sensing thus takes
     the place of one swim, and the cost is at most P (1 + N_s) evaluations, always.
 
-    A move is kept if it lowers the cost, J + J_cc with swarming and J without, or if it finds a loss below the
-    colony's best; the member that holds the best loss moves only for a lower loss. So min(loss_P) never rises
-    within or between generations unless the losses are sensed anew. A loss that is not finite loses every
-    comparison (it is held as +inf) and is counted.
+    A move is kept, whatever it costs: J + J_cc with swarming and J without. With `greedy` it is taken back unless it
+    lowers the cost, or finds a loss below all others in the colony; the member with the lowest loss then moves
+    only for a lower one, so that min(loss_P) never rises unless the losses are sensed anew.
+    A loss that is not finite loses every comparison (it is held as +inf) and is counted. `best` and `best_loss` are
+    those of the best position evaluated, the first of several, here or before.
 
     Args:
         colony: state at the start; `loss_P` is +inf where `known_P` is False.
@@ -133,91 +147,125 @@ def generation(
         evaluate: losses of (P, D) positions for the active members (P,).
         swim_length: N_s.
         swarming: (d_attract, w_attract, h_repellant, w_repellant), or None for no signal.
+        greedy: whether moves that do not pay are taken back.
     """
-    start_PD = colony.position
+    start_PD, sensing_P = colony.position, ~colony.known
+
+    def cost_of(at_PD: Tensor, loss_P: Tensor) -> Tensor:
+        return loss_P if swarming is None else loss_P + swarm_cost(at_PD, start_PD, swarming).to(loss_P.dtype)
+
     position_PD, loss_P = start_PD, colony.loss
-    cost_P = loss_P
-    if swarming is not None:
-        cost_P = loss_P + swarm_cost(start_PD, start_PD, swarming).to(loss_P.dtype)
-    running_P = torch.ones_like(colony.known)
-    improved_P = torch.zeros_like(colony.known)
-    members_P = torch.arange(loss_P.shape[0], device=loss_P.device)
-    finite_count = torch.zeros((), dtype=torch.int64, device=loss_P.device)
-    nonfinite_count = torch.zeros((), dtype=torch.int64, device=loss_P.device)
-    sensing_P = ~colony.known
+    cost_P = cost_of(start_PD, loss_P)
+    best_D, best_loss = colony.best, colony.best_loss
+    running_P = torch.ones_like(sensing_P)
+    finite_count = spent_count = torch.zeros_like(best_loss)
 
-    for _ in range(1 + swim_length):
-        moved_PD = swim(position_PD, displacement_PD, lower, upper)
-        candidate_PD = torch.where(sensing_P.unsqueeze(1), position_PD, moved_PD)
+    for slot in range(1 + swim_length):
+        candidate_PD = swim(position_PD, displacement_PD, lower, upper)
+        if slot == 0:
+            candidate_PD = torch.where(sensing_P.unsqueeze(1), position_PD, candidate_PD)
         value_P = evaluate(candidate_PD, running_P).to(loss_P.dtype)
-        finite_P = torch.isfinite(value_P)
-        finite_count = finite_count + (running_P & finite_P).sum()
-        nonfinite_count = nonfinite_count + (running_P & ~finite_P).sum()
+        finite_P = (value_P.abs() < math.inf) & running_P
         value_P = torch.where(finite_P, value_P, math.inf)
-        value_cost_P = value_P
-        if swarming is not None:
-            value_cost_P = value_P + swarm_cost(candidate_PD, start_PD, swarming).to(loss_P.dtype)
+        value_cost_P = cost_of(candidate_PD, value_P)
+        finite_count = finite_count + finite_P.sum()
+        spent_count = spent_count + running_P.sum()
 
-        holds_best_P = members_P == torch.argmin(loss_P)
-        better_P = (value_P < loss_P.min()) | ((value_cost_P < cost_P) & ~holds_best_P)
-        move_P = running_P & better_P & ~sensing_P
-        keep_P = move_P | (running_P & sensing_P)
-        position_PD = torch.where(move_P.unsqueeze(1), candidate_PD, position_PD)
-        loss_P = torch.where(keep_P, value_P, loss_P)
-        cost_P = torch.where(keep_P, value_cost_P, cost_P)
-        improved_P = improved_P | move_P
-        running_P = keep_P
-        sensing_P = torch.zeros_like(sensing_P)
+        least_loss, least = value_P.min(dim=0, keepdim=True)
+        best_D = torch.where(least_loss < best_loss, candidate_PD.index_select(0, least), best_D)
+        best_loss = torch.minimum(best_loss, least_loss)
+
+        lower_P = value_cost_P < cost_P
+        if greedy:
+            members_P = torch.arange(loss_P.shape[0], device=loss_P.device)
+            lower_P = (lower_P & (members_P != torch.argmin(loss_P))) | (value_P < loss_P.min())
+        if slot == 0:
+            first_cost_P = torch.where(sensing_P, value_cost_P, cost_P)
+            improved_P, going_on_P = lower_P & ~sensing_P, lower_P | sensing_P
+        else:
+            improved_P, going_on_P = improved_P | lower_P, lower_P
+        if greedy or slot > 0:
+            kept_P = going_on_P if greedy else running_P
+            candidate_PD = torch.where(kept_P.unsqueeze(1), candidate_PD, position_PD)
+            value_P = torch.where(kept_P, value_P, loss_P)
+            value_cost_P = value_P if swarming is None else torch.where(kept_P, value_cost_P, cost_P)
+        position_PD, loss_P, cost_P = candidate_PD, value_P, value_cost_P
+        running_P = going_on_P
 
     moved_on = Colony(
         position=position_PD,
+        best=best_D.reshape(colony.best.shape),
+        best_loss=best_loss.reshape(()),
         loss=loss_P,
         known=torch.ones_like(colony.known),
-        health=colony.health + cost_P,
+        health=torch.where(torch.isnan(colony.health), first_cost_P, colony.health) + cost_P,
         scale=colony.scale,
     )
-    return GenerationResult(moved_on, improved_P, finite_count, nonfinite_count)
+    return GenerationResult(moved_on, improved_P, finite_count, spent_count - finite_count)
 
 
-def reproduce(colony: Colony) -> Colony:
-    """The healthiest half splits, the other half dies; health starts again at zero.
+def reproduce(colony: Colony, first_P: Tensor | None = None) -> Colony:
+    """The healthier half splits, the other half dies; health is accumulated anew.
 
     Members are ordered by accumulated cost (least first). The best P // 2 split in two, each child at its
     parent's place; of an odd colony the middle member survives unsplit; a colony of one is left alone.
-    The member with the best loss is put first, so reproduction never loses the best position.
+    Those in `first_P` (P,), if any, come first whatever their health.
     """
     count = colony.loss.shape[0]
-    fresh_health_P = torch.zeros_like(colony.health)
     half = count // 2
-    members_P = torch.arange(count, device=colony.loss.device)
-    holds_best_P = members_P == torch.argmin(colony.loss)
-    order_P = torch.argsort(torch.where(holds_best_P, -math.inf, colony.health), stable=True)
+    health_P = colony.health if first_P is None else torch.where(first_P, -math.inf, colony.health)
+    order_P = torch.argsort(health_P, stable=True)
     parents_P = torch.cat([order_P[:half], order_P[: count - half]])
-    return Colony(
+    return replace(
+        colony,
         position=colony.position[parents_P],
         loss=colony.loss[parents_P],
         known=colony.known[parents_P],
-        health=fresh_health_P,
+        health=torch.full_like(colony.health, math.nan),
         scale=colony.scale[parents_P],
     )
 
 
 def disperse(colony: Colony, chosen_P: Tensor, fresh_PD: Tensor) -> Colony:
-    """Put the chosen members down at `fresh_PD`, their loss unknown; the holder of the best loss always stays."""
-    members_P = torch.arange(colony.loss.shape[0], device=colony.loss.device)
-    gone_P = chosen_P & (members_P != torch.argmin(colony.loss))
-    return Colony(
-        position=torch.where(gone_P.unsqueeze(1), fresh_PD, colony.position),
-        loss=torch.where(gone_P, math.inf, colony.loss),
-        known=colony.known & ~gone_P,
-        health=torch.where(gone_P, 0.0, colony.health),
-        scale=torch.where(gone_P, 1.0, colony.scale),
+    """Put the chosen members down at `fresh_PD`, their loss unknown."""
+    return replace(
+        colony,
+        position=torch.where(chosen_P.unsqueeze(1), fresh_PD, colony.position),
+        loss=torch.where(chosen_P, math.inf, colony.loss),
+        known=colony.known & ~chosen_P,
+        health=torch.where(chosen_P, math.nan, colony.health),
+        scale=torch.where(chosen_P, 1.0, colony.scale),
     )
 
 
 def forget(colony: Colony, stale_P: Tensor) -> Colony:
     """The colony with some members' losses unknown, so that they sense again where they stand."""
     return replace(colony, loss=torch.where(stale_P, math.inf, colony.loss), known=colony.known & ~stale_P)
+
+
+def forget_all(colony: Colony) -> Colony:
+    """The colony with no loss known, the best one's neither: the next generation finds its own best."""
+    return replace(
+        colony,
+        loss=torch.full_like(colony.loss, math.inf),
+        known=torch.zeros_like(colony.known),
+        best_loss=torch.full_like(colony.best_loss, math.inf),
+    )
+
+
+def confine(colony: Colony, lower: Tensor, upper: Tensor) -> Colony:
+    """Members moved to the nearest place in the bounds, their losses unknown there; a best outside is forgotten."""
+    inside_PD = torch.clamp(colony.position, lower, upper)
+    outside = (torch.clamp(colony.best, lower, upper) != colony.best).any()
+    moved = forget(colony, (inside_PD != colony.position).any(dim=1))
+    return replace(moved, position=inside_PD, best_loss=torch.where(outside, math.inf, colony.best_loss))
+
+
+def adopt(colony: Colony, place_D: Tensor) -> Colony:
+    """Put the member with the highest loss down at `place_D`, its loss unknown."""
+    members_P = torch.arange(colony.loss.shape[0], device=colony.loss.device)
+    worst_P = members_P == torch.argmax(colony.loss)
+    return forget(replace(colony, position=torch.where(worst_P.unsqueeze(1), place_D, colony.position)), worst_P)
 
 
 def diversity(position_PD: Tensor) -> Tensor:

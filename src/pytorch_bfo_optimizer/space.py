@@ -8,32 +8,33 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from pytorch_bfo_optimizer import foraging
 from pytorch_bfo_optimizer.flat import ParameterVector
-from pytorch_bfo_optimizer.state import Hyperparameters
+from pytorch_bfo_optimizer.state import BaseHyperparameters
 
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """The coordinates of all groups, with what each group says about its own."""
+    """The coordinates of all groups, with what each group says about its own. Good until a group is edited."""
 
     vector: ParameterVector
-    groups: Sequence[Hyperparameters]
+    groups: Sequence[BaseHyperparameters]
     """Settings of each group, in order."""
     counts: Sequence[int]
     """Parameters (tensors) in each group."""
     generator: torch.Generator
 
-    @property
+    @cached_property
     def population_size(self) -> int:
         """P, which all groups agree on."""
         return self.groups[0].population_size
 
-    @property
+    @cached_property
     def dtype(self) -> torch.dtype:
         """Of noise and of moves: the vector's, but at least float32."""
         return torch.promote_types(self.vector.dtype, torch.float32)
@@ -48,24 +49,44 @@ class SearchSpace:
         shape = (self.population_size, columns)
         return torch.rand(shape, dtype=self.dtype, device=self.vector.device, generator=self.generator)
 
+    def noise(self, rows: int, columns: int | None = None) -> Tensor:
+        """Standard normal noise (rows, columns), float32, D columns by default: that precise is a tumble."""
+        shape = (rows, self.vector.dimension if columns is None else columns)
+        return torch.randn(shape, dtype=torch.float32, device=self.vector.device, generator=self.generator)
+
+    def shares(self, rows: int, columns: int) -> Tensor:
+        """Uniform noise in [0, 1), (rows, columns), float32."""
+        return torch.rand((rows, columns), dtype=torch.float32, device=self.vector.device, generator=self.generator)
+
     def per_coordinate(self, of_group: Sequence[float]) -> Tensor:
         """One value a group -> (1,) for a single group, else (D,)."""
-        values = torch.tensor(of_group, dtype=self.dtype, device=self.vector.device)
         if len(of_group) == 1:
-            return values
+            return torch.full((1,), of_group[0], dtype=self.dtype, device=self.vector.device)
+        values = torch.tensor(of_group, dtype=self.dtype, device=self.vector.device)
+        return values.repeat_interleave(self._group_sizes, output_size=self.vector.dimension)
+
+    @cached_property
+    def _group_sizes(self) -> Tensor:
+        """Coordinates in each group."""
         sizes, at = [], 0
         for count in self.counts:
             sizes.append(sum(self.vector.sizes[at : at + count]))
             at += count
-        return values.repeat_interleave(torch.tensor(sizes, device=values.device), output_size=self.vector.dimension)
+        return torch.tensor(sizes, device=self.vector.device)
 
+    @cached_property
+    def bounded(self) -> bool:
+        """Whether any coordinate has bounds."""
+        return any(group.bounds is not None for group in self.groups)
+
+    @cached_property
     def bounds(self) -> tuple[Tensor, Tensor]:
         """Lowest and highest value of each coordinate (D,), or (1,) without bounds.
 
         Rounded inward in the dtype of each parameter, so that no rounding leads out of the bounds as written.
         """
         vector = self.vector
-        if all(group.bounds is None for group in self.groups):
+        if not self.bounded:
             infinite = torch.full((1,), math.inf, dtype=vector.dtype, device=vector.device)
             return -infinite, infinite
         pairs = [
@@ -82,35 +103,52 @@ class SearchSpace:
 
     def clamp(self, position: Tensor) -> Tensor:
         """Positions (..., D), moved to the nearest place inside the bounds."""
-        lower, upper = self.bounds()
-        return torch.minimum(torch.maximum(position, lower), upper)
+        return torch.clamp(position, *self.bounds)
 
-    def levy_length(self) -> Tensor | None:
-        """Draw one Lévy flight a member: its length (P, 1) or (P, D), in steps; None where no group flies."""
-        if all(group.levy_alpha is None for group in self.groups):
+    def levy_length(self, of_group: Sequence[float | None]) -> Tensor | None:
+        """Draw one Lévy flight a member: its length (P, 1) or (P, D), in steps; None where no group flies.
+
+        Args:
+            of_group: alpha of each group, or None.
+        """
+        if all(alpha is None for alpha in of_group):
             return None
-        alphas = [math.nan if group.levy_alpha is None else group.levy_alpha for group in self.groups]
+        alphas = [math.nan if alpha is None else alpha for alpha in of_group]
         sigmas = [1.0 if math.isnan(alpha) else foraging.mantegna_sigma(alpha) for alpha in alphas]
         return foraging.levy_length(self.normal(2), self.per_coordinate(alphas), self.per_coordinate(sigmas))
 
-    def scatter(self, centre_D: Tensor) -> Tensor:
-        """Draw fresh places (P, D): uniform in the bounds; without, about `step_size_max` away from the centre.
+    def scatter(self, centre_D: Tensor, reach: Sequence[float]) -> Tensor:
+        """Draw fresh places (P, D): uniform in the bounds; without, about `reach` away from the centre.
 
-        Without bounds a place is centre + step_size_max N(0, I) / sqrt(D): its distance does not grow with D.
+        Without bounds a place is centre + reach N(0, I) / sqrt(D): its distance does not grow with D.
+
+        Args:
+            centre_D: a place (D,).
+            reach: of each group, in units of the parameters.
         """
         vector = self.vector
-        lower, upper = self.bounds()
         places_PD = centre_D.expand(self.population_size, -1)
         if any(group.bounds is None for group in self.groups):
-            reach = self.per_coordinate([group.step_size_max for group in self.groups]) / math.sqrt(vector.dimension)
-            places_PD = (places_PD + reach * self.normal(vector.dimension)).to(vector.dtype)
-        if any(group.bounds is not None for group in self.groups):
+            spread = self.per_coordinate(reach) / math.sqrt(vector.dimension)
+            places_PD = (places_PD + spread * self.normal(vector.dimension)).to(vector.dtype)
+        if self.bounded:
+            lower, upper = self.bounds
             bounded = torch.isfinite(lower)
             share_PD = self.uniform(vector.dimension)
             low, high = torch.where(bounded, lower, 0.0), torch.where(bounded, upper, 0.0)
             uniform_PD = (low * (1 - share_PD) + high * share_PD).to(vector.dtype)
             places_PD = torch.where(bounded, uniform_PD, places_PD)
-        return torch.minimum(torch.maximum(places_PD, lower), upper)
+        return self.clamp(places_PD)
+
+    def scattered(self, rows: int, centre_D: Tensor, reach: Tensor) -> Tensor:
+        """Draw fresh places (rows, D): uniform in the bounds; without, centre + reach N(0, I), reach (1,) or (D,)."""
+        places_PD = (centre_D + reach * self.noise(rows)).to(self.vector.dtype)
+        if self.bounded:
+            lower, upper = self.bounds
+            bounded, share_PD = torch.isfinite(lower), self.shares(rows, self.vector.dimension)
+            low, high = torch.where(bounded, lower, 0.0), torch.where(bounded, upper, 0.0)
+            places_PD = torch.where(bounded, (low * (1 - share_PD) + high * share_PD).to(places_PD.dtype), places_PD)
+        return self.clamp(places_PD)
 
 
 def _inward(value: float, dtype: torch.dtype, *, up: bool) -> float:

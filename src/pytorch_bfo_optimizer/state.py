@@ -1,7 +1,7 @@
 """What a colony is made of: hyperparameters, tensors, and the record of one step. No algorithm lives here.
 
 Every class is a frozen dataclass; each field says its shape, dtype and unit. Hyperparameters are validated
-whenever they are built, which is at every step, so an edited `param_groups` is checked like an argument.
+whenever they are built, and built anew whenever `param_groups` was edited, so an edit is checked like an argument.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, TypeVar
+from functools import cache
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,7 +20,8 @@ from pytorch_bfo_optimizer.errors import HyperparameterError
 SwarmingParams = tuple[float, float, float, float]
 """(d_attract [loss], w_attract [1/unit^2], h_repellant [loss], w_repellant [1/unit^2])."""
 
-HyperparametersT = TypeVar("HyperparametersT", bound="Hyperparameters")
+HyperparametersT = TypeVar("HyperparametersT", bound="BaseHyperparameters")
+ColonyT = TypeVar("ColonyT", bound="BaseColony")
 
 
 def _refuse(name: str, value: object, must: str, mend: str) -> None:
@@ -30,6 +32,12 @@ def require_count(name: str, value: object, *, least: int, mend: str) -> None:
     """Raise unless `value` is an int (and no bool) of at least `least`."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         _refuse(name, value, f"an integer of at least {least}", mend)
+
+
+def require_flag(name: str, value: object) -> None:
+    """Raise unless `value` is True or False."""
+    if not isinstance(value, bool):
+        _refuse(name, value, "True or False", "pass a bool")
 
 
 def require_number(
@@ -44,17 +52,82 @@ def require_number(
 
 
 @dataclass(frozen=True)
-class Hyperparameters:
-    """The settings of one param group.
+class BaseHyperparameters:
+    """The settings that every optimizer of the family has, of one param group.
 
-    `lr`, the step sizes, `levy_alpha` and `bounds` hold for the coordinates of their group; everything else
-    is shared by the colony and must agree over the groups (`COLONY_WIDE`).
+    Those in `per_coordinate` hold for the coordinates of their group; everything else is shared by the colony and
+    must agree over the groups.
     """
 
     lr: float
     """Factor on every move, dimensionless; for schedulers. May be a one-element tensor in the group."""
     population_size: int
     """P, members of the colony."""
+    bounds: tuple[float, float] | None
+    """(lowest, highest) value of every coordinate of the group; None: unbounded."""
+    reevaluate: bool
+    """Whether losses go stale from one step to the next: for a loss that changes (mini-batches)."""
+    chunk_size: int | Literal["auto"] | None
+    """Members that a batched objective evaluates at a time; None: all; "auto": as many as memory allows."""
+
+    per_coordinate = frozenset({"lr", "bounds"})
+    """Fields in which param groups may differ."""
+    fewest_members = 1
+    """Least population_size."""
+
+    def __post_init__(self) -> None:
+        """Check every field.
+
+        Raises:
+            HyperparameterError: naming the field, its value and the mend.
+        """
+        require_number(
+            "lr", self.lr, low=0, high=math.inf, open_high=True, mend="1.0 leaves the step sizes as they are"
+        )
+        require_count("population_size", self.population_size, least=self.fewest_members, mend="20 to 100 is usual")
+        require_flag("reevaluate", self.reevaluate)
+        if self.chunk_size is not None and self.chunk_size != "auto":
+            require_count("chunk_size", self.chunk_size, least=1, mend='"auto" is usual, None evaluates all at once')
+        self._check_bounds()
+
+    def _check_bounds(self) -> None:
+        if self.bounds is None:
+            return
+        mend = "pass (lowest, highest), or None for no bounds"
+        pair: object = self.bounds
+        if not isinstance(pair, Sequence) or isinstance(pair, str) or len(pair) != 2:
+            _refuse("bounds", pair, "a pair of finite numbers", mend)
+        low, high = self.bounds
+        require_number("bounds[0]", low, low=-math.inf, high=math.inf, mend=mend)
+        require_number("bounds[1]", high, low=low, high=math.inf, open_low=True, mend=mend)
+
+    @classmethod
+    @cache
+    def names(cls) -> tuple[str, ...]:
+        """The names of all settings."""
+        return tuple(field.name for field in fields(cls))
+
+    @classmethod
+    def from_group(cls: type[HyperparametersT], group: Mapping[str, Any]) -> HyperparametersT:
+        """Read one param group; keys that are no hyperparameter (`weight_decay`, `initial_lr`) are left alone."""
+        missing = [name for name in cls.names() if name not in group]
+        if missing:
+            raise HyperparameterError(
+                f"the param group lacks {', '.join(missing)}: was its state_dict saved by another class?"
+            )
+        values = {name: group[name] for name in cls.names()}
+        lr = values["lr"]
+        if isinstance(lr, Tensor):
+            if lr.numel() != 1:
+                _refuse("lr", lr, "a number or a one-element tensor", "pass lr=torch.tensor(1.0)")
+            values["lr"] = float(lr)
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class Hyperparameters(BaseHyperparameters):
+    """The settings of `BFO` of one param group."""
+
     chem_steps: int
     """N_c, generations between two reproductions."""
     swim_length: int
@@ -75,21 +148,12 @@ class Hyperparameters:
     """Whether J_cc is added to the loss in comparisons between members."""
     swarming_params: SwarmingParams
     """(d_attract, w_attract, h_repellant, w_repellant)."""
-    bounds: tuple[float, float] | None
-    """(lowest, highest) value of every coordinate of the group; None: unbounded."""
-    reevaluate: bool
-    """Whether every member is sensed anew at each step: for a loss that changes (mini-batches)."""
+
+    per_coordinate = BaseHyperparameters.per_coordinate | {"step_size_max", "step_size_min", "levy_alpha"}
 
     def __post_init__(self) -> None:
-        """Check every field.
-
-        Raises:
-            HyperparameterError: naming the field, its value and the mend.
-        """
-        require_number(
-            "lr", self.lr, low=0, high=math.inf, open_high=True, mend="1.0 leaves the step sizes as they are"
-        )
-        require_count("population_size", self.population_size, least=1, mend="20 to 100 is usual")
+        """Check every field."""
+        super().__post_init__()
         require_count("chem_steps", self.chem_steps, least=1, mend="10 is usual")
         require_count("swim_length", self.swim_length, least=0, mend="4 is usual, 0 turns swimming off")
         require_count("repro_steps", self.repro_steps, least=0, mend="4 is usual, 0 turns reproduction off")
@@ -111,11 +175,8 @@ class Hyperparameters:
             require_number(
                 "levy_alpha", self.levy_alpha, low=0.1, high=2, open_high=True, mend="1.5 is usual, None turns it off"
             )
-        for name in ("use_swarming", "reevaluate"):
-            if not isinstance(getattr(self, name), bool):
-                _refuse(name, getattr(self, name), "True or False", "pass a bool")
+        require_flag("use_swarming", self.use_swarming)
         self._check_swarming()
-        self._check_bounds()
         if self.reevaluate and self.swim_length == 0:
             raise HyperparameterError(
                 "reevaluate is True with swim_length 0: sensing takes the place of one swim, so no member could "
@@ -131,33 +192,6 @@ class Hyperparameters:
             require_number(
                 "swarming_params", value, low=0, high=math.inf, open_high=True, mend="(0.2, 0.1, 0.2, 10.0) is usual"
             )
-
-    def _check_bounds(self) -> None:
-        if self.bounds is None:
-            return
-        mend = "pass (lowest, highest), or None for no bounds"
-        pair: object = self.bounds
-        if not isinstance(pair, Sequence) or isinstance(pair, str) or len(pair) != 2:
-            _refuse("bounds", pair, "a pair of finite numbers", mend)
-        low, high = self.bounds
-        require_number("bounds[0]", low, low=-math.inf, high=math.inf, mend=mend)
-        require_number("bounds[1]", high, low=low, high=math.inf, open_low=True, mend=mend)
-
-    @classmethod
-    def from_group(cls: type[HyperparametersT], group: Mapping[str, Any]) -> HyperparametersT:
-        """Read one param group; keys that are no hyperparameter (`weight_decay`, `initial_lr`) are left alone."""
-        missing = [field.name for field in fields(cls) if field.name not in group]
-        if missing:
-            raise HyperparameterError(
-                f"the param group lacks {', '.join(missing)}: was its state_dict saved by another class?"
-            )
-        values = {field.name: group[field.name] for field in fields(cls)}
-        lr = values["lr"]
-        if isinstance(lr, Tensor):
-            if lr.numel() != 1:
-                _refuse("lr", lr, "a number or a one-element tensor", "pass lr=torch.tensor(1.0)")
-            values["lr"] = float(lr)
-        return cls(**values)
 
     @property
     def disperses(self) -> bool:
@@ -175,11 +209,7 @@ class Hyperparameters:
         return self.step_size_max + (self.step_size_min - self.step_size_max) * progress
 
 
-PER_COORDINATE = frozenset({"lr", "step_size_max", "step_size_min", "levy_alpha", "bounds"})
-"""Fields in which param groups may differ."""
-
-
-def require_agreement(groups: Sequence[Hyperparameters]) -> None:
+def require_agreement(groups: Sequence[BaseHyperparameters]) -> None:
     """Raise unless the groups agree in everything the colony shares.
 
     Raises:
@@ -187,42 +217,81 @@ def require_agreement(groups: Sequence[Hyperparameters]) -> None:
     """
     first = groups[0]
     for index, other in enumerate(groups[1:], start=1):
-        for field in fields(first):
-            mine, theirs = getattr(first, field.name), getattr(other, field.name)
-            if field.name not in PER_COORDINATE and mine != theirs:
+        for name in first.names():
+            mine, theirs = getattr(first, name), getattr(other, name)
+            if name not in first.per_coordinate and mine != theirs:
                 raise HyperparameterError(
-                    f"{field.name} is {mine!r} in group 0 and {theirs!r} in group {index}: one colony spans all "
+                    f"{name} is {mine!r} in group 0 and {theirs!r} in group {index}: one colony spans all "
                     "groups; give every group the same value, or use one optimizer per group"
                 )
 
 
 @dataclass(frozen=True)
-class Colony:
-    """The members of the colony; immutable, each foraging function returns a new one."""
+class BaseColony:
+    """What every optimizer of the family keeps from one step to the next; all fields are tensors.
+
+    The fields in `split` end in D and are kept in pieces by each parameter, shaped like it; the others, which the
+    members share, are kept in the state of the first parameter. Each goes by its own name.
+    """
 
     position: Tensor
-    """(P, D), dtype of the parameter vector, in units of the parameters: where each member is."""
+    """(P, D), dtype of the vector, in units of the parameters: where each member is."""
+    best: Tensor
+    """(D,), dtype of the vector, in units of the parameters: the best position evaluated."""
+    best_loss: Tensor
+    """0-dim, dtype of loss, in units of the loss: loss there; +inf before the first."""
+
+    split: ClassVar[tuple[str, ...]] = ("position", "best")
+    """Names of the fields that are kept by each parameter."""
+
+    @classmethod
+    @cache
+    def names(cls) -> tuple[str, ...]:
+        """The names of all fields."""
+        return tuple(field.name for field in fields(cls))
+
+
+@dataclass(frozen=True)
+class Colony(BaseColony):
+    """The state of P bacteria between generations."""
+
     loss: Tensor
     """(P,), float64 (float32 where the device has none): loss there; +inf where unknown or not finite."""
     known: Tensor
     """(P,), bool: whether the member has been evaluated where it stands."""
     health: Tensor
-    """(P,), dtype of loss, in units of the loss: accumulated cost since the last reproduction; low is healthy."""
+    """(P,), dtype of loss, in units of the loss: accumulated cost since the last reproduction; low is healthy;
+    NaN where none has been accumulated yet."""
     scale: Tensor
     """(P,), dtype of loss, dimensionless: each member's own factor on the step size; 1 unless adapted."""
 
+    @classmethod
+    def fresh(cls, position_PD: Tensor) -> Colony:
+        """Members that have not been evaluated anywhere yet."""
+        count, device = position_PD.shape[0], position_PD.device
+        dtype = fitness_dtype(device)
+        return cls(
+            position=position_PD,
+            best=position_PD[0].clone(),
+            best_loss=torch.full((), math.inf, dtype=dtype, device=device),
+            loss=torch.full((count,), math.inf, dtype=dtype, device=device),
+            known=torch.zeros(count, dtype=torch.bool, device=device),
+            health=torch.full((count,), math.nan, dtype=dtype, device=device),
+            scale=torch.ones(count, dtype=dtype, device=device),
+        )
+
 
 @dataclass(frozen=True)
-class GenerationResult:
-    """What one chemotactic generation gives back."""
+class GenerationResult(Generic[ColonyT]):
+    """What one generation gives back."""
 
-    colony: Colony
+    colony: ColonyT
     improved: Tensor
-    """(P,), bool: whether the member moved."""
+    """(P,), bool: whether a move of the member found a lower cost than where it stood."""
     finite_count: Tensor
-    """0-dim, int64: evaluations whose loss was finite."""
+    """0-dim, dtype of loss: evaluations whose loss was finite."""
     nonfinite_count: Tensor
-    """0-dim, int64: evaluations whose loss was NaN or infinite."""
+    """0-dim, dtype of loss: evaluations whose loss was NaN or infinite."""
 
 
 @dataclass(frozen=True)
@@ -240,7 +309,7 @@ class StepRecord:
     nonfinite: int
     """Evaluations of this step whose loss was NaN or infinite."""
     improved: int
-    """Members that moved, of P."""
+    """Members of which a move found a lower cost, of P."""
     diversity: float
     """Mean distance from the centroid, in units of the parameters."""
     reproduced: bool

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -25,6 +26,14 @@ from pytorch_bfo_optimizer import (
 )
 
 FAMILY = [BFO, AdaptiveBFO, HybridBFO]
+SWIMMERS = [BFO, HybridBFO]
+
+
+def restless(cls: type[BFO], **settings: Any) -> dict[str, Any]:
+    """Settings of a class, and seasons that come often where there are settings for them."""
+    if cls is AdaptiveBFO:
+        return settings
+    return {"chem_steps": 2, "repro_steps": 1, "elim_prob": 0.9, **settings}
 
 
 def sphere(x_PD: Tensor) -> Tensor:
@@ -38,59 +47,117 @@ def rosenbrock(x_PD: Tensor) -> Tensor:
 # --- the known case ---
 
 
-def twin(
-    start: list[float], seed: int, *, members: int, swims: int, length: float, steps: int
-) -> tuple[Any, list[Any]]:
-    """Bacterial foraging without swarming, flights, reproduction and dispersal, in plain loops over floats."""
-    source = torch.Generator().manual_seed(seed)
-    size = len(start)
-    offsets = torch.randn(members, size, generator=source, dtype=torch.float64).tolist()
-    places = [[x + length / math.sqrt(size) * n for x, n in zip(start, row, strict=True)] for row in offsets]
-    places[0] = list(start)
+class GreedyBFO(BFO):
+    """Moves that do not pay are taken back, as `HybridBFO` does it."""
 
-    def loss(place: list[float]) -> float:
-        return (place[0] - 0.3) * (place[0] - 0.3) + (place[1] + 0.7) * (place[1] + 0.7)
-
-    known: list[float | None] = [None] * members
-    for _ in range(steps):
-        deltas = torch.randn(members, size, generator=source, dtype=torch.float64).tolist()
-        for i in range(members):
-            squares = deltas[i][0] * deltas[i][0] + deltas[i][1] * deltas[i][1]
-            norm = torch.tensor(squares, dtype=torch.float64).sqrt().item()  # math.sqrt differs in the last bit
-            budget, here = 1 + swims, known[i]
-            if here is None:
-                here, budget = loss(places[i]), budget - 1
-            while budget:
-                there = [x + length * (d / norm) for x, d in zip(places[i], deltas[i], strict=True)]
-                value, budget = loss(there), budget - 1
-                if not value < here:
-                    break
-                places[i], here = there, value
-            known[i] = here
-    return places, known
+    greedy = True
 
 
+@dataclass
+class Twin:
+    """Passino 2002 without swarming and flights, in plain loops over floats; draws what `BFO` draws.
+
+    `greedy`: a move that does not pay is taken back, and reproduction and dispersal spare the lowest loss.
+    """
+
+    source: torch.Generator
+    start: list[float]
+    members: int
+    swims: int
+    length: float
+    chem_steps: int
+    repro_steps: int
+    elim_prob: float
+    greedy: bool
+
+    def __post_init__(self) -> None:
+        self.places = [list(self.start), *self.around(self.start)[1:]]
+        self.losses: list[float | None] = [None] * self.members
+        self.health: list[float | None] = [None] * self.members
+        self.best, self.best_loss = self.start, math.inf
+
+    def normal(self) -> list[list[float]]:
+        noise = torch.randn(self.members, len(self.start), generator=self.source, dtype=torch.float64)
+        return noise.tolist()  # type: ignore[no-any-return]
+
+    def around(self, centre: list[float]) -> list[list[float]]:
+        spread = self.length / math.sqrt(len(centre))
+        return [[x + spread * n for x, n in zip(centre, row, strict=True)] for row in self.normal()]
+
+    def loss(self, place: list[float]) -> float:
+        value = (place[0] - 0.3) * (place[0] - 0.3) + (place[1] + 0.7) * (place[1] + 0.7)
+        if value < self.best_loss:
+            self.best, self.best_loss = place, value
+        return value
+
+    def walk(self, i: int, delta: list[float]) -> None:
+        squares = delta[0] * delta[0] + delta[1] * delta[1]
+        norm = torch.tensor(squares, dtype=torch.float64).sqrt().item()  # math.sqrt differs in the last bit
+        budget, here = 1 + self.swims, self.losses[i]
+        if here is None:
+            here, budget = self.loss(self.places[i]), budget - 1
+        health = self.health[i]
+        health = here if health is None else health
+        while budget:
+            there = [x + self.length * (d / norm) for x, d in zip(self.places[i], delta, strict=True)]
+            value, budget = self.loss(there), budget - 1
+            falls = value < here
+            if falls or not self.greedy:
+                self.places[i], here = there, value
+            if not falls:
+                break
+        self.losses[i], self.health[i] = here, health + here
+
+    def lowest(self) -> int | None:
+        return self.losses.index(min(self.losses)) if self.greedy else None  # type: ignore[type-var]
+
+    def reproduce(self) -> None:
+        lowest, half = self.lowest(), self.members // 2
+        order = sorted(range(self.members), key=lambda i: -math.inf if i == lowest else self.health[i])
+        parents = order[:half] + order[: self.members - half]
+        self.places = [list(self.places[i]) for i in parents]
+        self.losses = [self.losses[i] for i in parents]
+        self.health = [None] * self.members
+
+    def disperse(self) -> None:
+        chances = torch.rand(self.members, 1, generator=self.source, dtype=torch.float64)[:, 0].tolist()
+        fresh, lowest = self.around(self.best), self.lowest()
+        for i, chance in enumerate(chances):
+            if chance < self.elim_prob and i != lowest:
+                self.places[i], self.losses[i], self.health[i] = fresh[i], None, None
+
+    def run(self, steps: int) -> None:
+        for generation in range(1, steps + 1):
+            for i, delta in enumerate(self.normal()):
+                self.walk(i, delta)
+            if generation % self.chem_steps == 0:
+                self.reproduce()
+            if generation % (self.chem_steps * self.repro_steps) == 0:
+                self.disperse()
+
+
+@pytest.mark.parametrize("cls", [BFO, GreedyBFO])
 @pytest.mark.parametrize(("members", "swims", "seed"), [(1, 0, 1), (5, 3, 2), (8, 4, 3), (20, 2, 4)])
-def test_with_everything_off_it_equals_an_independent_twin_bit_for_bit(members: int, swims: int, seed: int) -> None:
-    param = torch.tensor([1.5, -2.0], dtype=torch.float64)
-    optimizer = BFO(
+def test_it_equals_an_independent_twin_bit_for_bit(cls: type[BFO], members: int, swims: int, seed: int) -> None:
+    twin = Twin(torch.Generator().manual_seed(seed), [1.5, -2.0], members, swims, 0.05, 4, 3, 0.5, cls.greedy)
+    param = torch.tensor(twin.start, dtype=torch.float64)
+    optimizer = cls(
         [param],
         population_size=members,
         swim_length=swims,
+        chem_steps=4,
+        repro_steps=3,
+        elim_prob=0.5,
         step_size_max=0.05,
         step_size_min=0.05,
-        levy_alpha=None,
-        use_swarming=False,
-        repro_steps=0,
-        elim_prob=0.0,
         generator=torch.Generator().manual_seed(seed),
     )
     for _ in range(60):
         optimizer.step(lambda: (param[0] - 0.3) * (param[0] - 0.3) + (param[1] + 0.7) * (param[1] + 0.7))
-    places, losses = twin([1.5, -2.0], seed, members=members, swims=swims, length=0.05, steps=60)
-    assert optimizer.population.tolist() == places
-    assert optimizer.best_fitness == min(losses)
-    assert param.tolist() == places[losses.index(min(losses))]
+    twin.run(60)
+    assert optimizer.population.tolist() == twin.places
+    assert optimizer.best_fitness == twin.best_loss
+    assert param.tolist() == twin.best
 
 
 # --- it optimizes ---
@@ -111,9 +178,12 @@ def test_it_gets_down_the_classics(cls: type[BFO], seed: int, fn: Any, start: fl
 # --- evaluations ---
 
 
-@pytest.mark.parametrize("cls", FAMILY)
 @pytest.mark.parametrize("reevaluate", [False, True])
-@pytest.mark.parametrize(("members", "swims"), [(1, 1), (2, 4), (5, 2), (7, 1)])
+@pytest.mark.parametrize(
+    ("cls", "members", "swims"),
+    [(cls, *size) for cls in SWIMMERS for size in [(1, 1), (2, 4), (5, 2), (7, 1)]]
+    + [(AdaptiveBFO, members, 0) for members in (4, 5, 8)],
+)
 def test_a_generation_never_costs_more_than_its_bound_and_every_call_is_counted(
     cls: type[BFO],
     reevaluate: bool,
@@ -123,15 +193,13 @@ def test_a_generation_never_costs_more_than_its_bound_and_every_call_is_counted(
     generator: torch.Generator,
 ) -> None:
     bowl = make_bowl()
+    settings = {"swim_length": swims} if cls in SWIMMERS else {}
     optimizer = cls(
         bowl.params,
         population_size=members,
-        swim_length=swims,
-        chem_steps=2,
-        repro_steps=1,
-        elim_prob=0.9,
         reevaluate=reevaluate,
         generator=generator,
+        **restless(cls, **settings),
     )
     for _ in range(9):
         before = bowl.calls
@@ -181,16 +249,8 @@ def test_no_position_outside_the_bounds_is_ever_evaluated(
     cls: type[BFO], dtype: torch.dtype, make_bowl: Callable[..., Any], generator: torch.Generator
 ) -> None:
     bowl = make_bowl(dtype=dtype)
-    optimizer = cls(
-        bowl.params,
-        population_size=6,
-        bounds=(-0.1, 0.3),
-        step_size_max=1.0,
-        chem_steps=2,
-        repro_steps=1,
-        elim_prob=0.5,
-        generator=generator,
-    )
+    settings = {"population_size": 6, "step_size_max": 1.0} if cls in SWIMMERS else {"step_size": 1.0}
+    optimizer = cls(bowl.params, bounds=(-0.1, 0.3), generator=generator, **restless(cls, **settings))
     for _ in range(12):
         optimizer.step(bowl)
     seen = torch.stack(bowl.positions).double()
@@ -211,6 +271,21 @@ def test_bounds_that_are_narrowed_later_hold_from_the_next_step(make_bowl: Calla
     loss = optimizer.step(bowl)
     assert torch.stack(bowl.positions).abs().max() <= 0.5
     assert loss == pytest.approx(bowl.loss().item())
+
+
+def test_bounds_that_were_narrowed_hold_though_the_step_that_saw_them_first_failed(
+    make_bowl: Callable[..., Any],
+) -> None:
+    bowl = make_bowl()
+    optimizer = BFO(bowl.params, population_size=5, bounds=(-3, 3))
+    optimizer.step(bowl)
+    optimizer.param_groups[0]["bounds"] = (-0.1, 0.1)
+    with pytest.raises(ZeroDivisionError):
+        optimizer.step(lambda: 1 / 0)
+    bowl.positions.clear()
+    optimizer.step(bowl)
+    assert torch.stack(bowl.positions).abs().max() <= 0.1
+    assert all(bool((param.abs() <= 0.1).all()) for param in bowl.params)
 
 
 # --- what the parameters hold ---
@@ -239,6 +314,34 @@ def test_after_each_step_the_parameters_hold_the_best_position_of_all(
         assert torch.equal(best, torch.cat([param.detach().reshape(-1) for param in bowl.params]))
         assert torch.equal(best, seen[losses.argmin()])
         assert loss == optimizer.best_fitness == pytest.approx(losses.min().item())
+
+
+@pytest.mark.parametrize("reevaluate", [False, True])
+def test_the_best_never_rises_unless_losses_go_stale(
+    reevaluate: bool, make_bowl: Callable[..., Any], generator: torch.Generator
+) -> None:
+    bowl = make_bowl()
+    optimizer = BFO(
+        bowl.params,
+        population_size=4,
+        step_size_max=2.0,
+        step_size_min=2.0,
+        chem_steps=2,
+        repro_steps=1,
+        elim_prob=1.0,
+        reevaluate=reevaluate,
+        generator=generator,
+    )
+    losses = []
+    for _ in range(20):
+        bowl.positions.clear()
+        losses.append(optimizer.step(bowl))
+        held = torch.cat([param.detach().reshape(-1) for param in bowl.params])
+        if reevaluate:  # the best of this generation
+            seen = torch.stack(bowl.positions)
+            assert torch.equal(held, seen[((seen - 1) ** 2).sum(dim=1).argmin()])
+        assert losses[-1] == optimizer.best_fitness == pytest.approx(((held - 1) ** 2).sum().item())
+    assert (losses == sorted(losses, reverse=True)) is not reevaluate
 
 
 def test_best_params_are_copies_in_the_shape_and_dtype_of_each_parameter() -> None:
@@ -293,7 +396,7 @@ def test_a_closures_exception_comes_out_unchanged_and_the_step_has_not_happened(
     cls: type[BFO], at_call: int, make_bowl: Callable[..., Any], generator: torch.Generator
 ) -> None:
     bowl, error = make_bowl(), KeyError("mine")
-    optimizer = cls(bowl.params, population_size=3, generator=generator)
+    optimizer = cls(bowl.params, population_size=3 if cls in SWIMMERS else 15, generator=generator)
     optimizer.step(bowl)
     start = bowl.calls
 
@@ -413,7 +516,7 @@ def test_every_step_is_recorded_for_the_hooks(make_bowl: Callable[..., Any]) -> 
         optimizer.step(bowl)
     assert [record.generation for record in records] == [1, 2, 3, 4]
     assert [record.reproduced for record in records] == [False, True, False, True]
-    assert [record.dispersed for record in records] == [0, 0, 0, 3]
+    assert [record.dispersed for record in records] == [0, 0, 0, 4]  # the best member too
     assert sum(record.evaluations for record in records) == records[-1].evaluations_total == bowl.calls
     assert records[-1].best_loss == optimizer.best_fitness
     assert records[-1].diversity == optimizer.diversity() > 0
@@ -436,7 +539,7 @@ def test_dispersal_and_reproduction_can_be_switched_off(
 def test_the_global_state_of_torch_is_as_it_was(cls: type[BFO], make_bowl: Callable[..., Any]) -> None:
     bowl = make_bowl()
     before = torch.get_rng_state()
-    optimizer = cls(bowl.params, population_size=4, chem_steps=1, repro_steps=1)
+    optimizer = cls(bowl.params, population_size=4, **restless(cls))
     for _ in range(3):
         optimizer.step(bowl)
     assert torch.equal(torch.get_rng_state(), before)

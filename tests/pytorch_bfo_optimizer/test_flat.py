@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -152,3 +154,23 @@ def test_the_differentiable_vector_carries_gradients_to_each_parameter() -> None
 def test_a_vector_of_the_wrong_length_is_refused() -> None:
     with pytest.raises(ValueError, match="expected 3 coordinates"):
         ParameterVector([torch.ones(3)]).write_(torch.ones(4))
+
+
+@pytest.mark.parametrize("leading", [(), (3,)])
+@pytest.mark.parametrize("shapes", [((4,),), ((2, 2), (), (0, 3), (3,))])
+def test_merging_undoes_splitting(shapes: tuple[tuple[int, ...], ...], leading: tuple[int, ...]) -> None:
+    vector = ParameterVector([torch.zeros(shape) for shape in shapes])
+    rows = torch.arange(math.prod(leading) * vector.dimension).reshape(*leading, vector.dimension).float()
+    pieces = vector.split(rows)
+    assert [piece.shape for piece in pieces] == [leading + shape for shape in shapes]
+    assert torch.equal(vector.merge(pieces), rows)
+
+
+def test_writing_says_what_the_parameters_hold_after_rounding() -> None:
+    third = torch.full((3,), 1 / 3)
+    whole = ParameterVector([torch.zeros(3)])
+    assert whole.write_(third) is third
+    mixed = ParameterVector([torch.zeros(1, dtype=torch.bfloat16), torch.zeros(2)])
+    assert torch.equal(mixed.write_(third), mixed.read())
+    assert mixed.read()[0] != third[0]
+    assert torch.equal(whole.write_(third.double()), third)

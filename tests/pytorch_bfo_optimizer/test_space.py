@@ -32,7 +32,7 @@ def test_one_value_a_group_is_spread_over_its_coordinates() -> None:
     one, two, three = torch.zeros(2), torch.zeros(()), torch.zeros(1, 3)
     space = space_of(BFO([{"params": [one, two]}, {"params": [three], "bounds": (-1, 2)}], population_size=2))
     assert space.per_coordinate([5.0, 7.0]).tolist() == [5, 5, 5, 7, 7, 7]
-    lower, upper = space.bounds()
+    lower, upper = space.bounds
     assert lower.tolist() == [-math.inf] * 3 + [-1] * 3
     assert upper.tolist() == [math.inf] * 3 + [2] * 3
     assert space.clamp(torch.full((6,), 9.0)).tolist() == [9, 9, 9, 2, 2, 2]
@@ -60,11 +60,11 @@ def test_with_bounds_it_begins_anywhere_in_them_and_the_first_member_nearest_to_
 def test_flights_are_drawn_for_the_groups_that_fly() -> None:
     still, flying = torch.zeros(2), torch.zeros(3)
     optimizer = BFO(
-        [{"params": [still], "levy_alpha": None}, {"params": [flying]}],
+        [{"params": [still]}, {"params": [flying]}],
         population_size=5,
         generator=torch.Generator().manual_seed(0),
     )
-    length = space_of(optimizer).levy_length()
+    length = space_of(optimizer).levy_length([None, 1.5])
     assert length is not None
     assert bool((length[:, :2] == 1).all())
     assert length[:, 2:].unique().numel() == 5  # one flight a member
@@ -72,4 +72,4 @@ def test_flights_are_drawn_for_the_groups_that_fly() -> None:
     noise = torch.randn((5, 2), generator=twin)
     wanted = foraging.levy_length(noise, torch.tensor([1.5]), torch.tensor([foraging.mantegna_sigma(1.5)]))
     assert torch.equal(length[:, 2:3], wanted)
-    assert space_of(BFO([still], levy_alpha=None)).levy_length() is None
+    assert space_of(BFO([still])).levy_length([None]) is None

@@ -34,6 +34,8 @@ BAD = [
     ("bounds", (0.0, float("inf"))),
     ("bounds", 3.0),
     ("reevaluate", 1),
+    ("chunk_size", 0),
+    ("chunk_size", "all"),
 ]
 
 
@@ -54,8 +56,13 @@ def test_a_bad_hyperparameter_is_refused_with_its_name_and_value(name: str, valu
 @pytest.mark.parametrize(
     ("cls", "name", "value"),
     [
-        (AdaptiveBFO, "adaptation_rate", -0.1),
-        (AdaptiveBFO, "diversity_threshold", float("nan")),
+        (AdaptiveBFO, "population_size", 0),
+        (AdaptiveBFO, "population_size", 3),
+        (AdaptiveBFO, "population_size", 8.0),
+        (AdaptiveBFO, "step_size", 0.0),
+        (AdaptiveBFO, "step_size", float("inf")),
+        (AdaptiveBFO, "horizon", 0),
+        (AdaptiveBFO, "horizon", 1e6),
         (HybridBFO, "gradient_weight", 1.5),
         (HybridBFO, "momentum", 1.0),
         (HybridBFO, "use_momentum", "yes"),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 
@@ -36,13 +34,7 @@ def bfo_generation(device: str = "cpu") -> Case:
         result = foraging.generation(colony, displacement_PD, -bound_D, bound_D, evaluate, swim_length=4, swarming=None)
         return result.colony.loss
 
-    colony = Colony(
-        position=start_D + 0.1 * noise_PD,
-        loss=torch.full((_POPULATION,), math.inf, dtype=torch.float64, device=device),
-        known=torch.zeros(_POPULATION, dtype=torch.bool, device=device),
-        health=torch.zeros(_POPULATION, dtype=torch.float64, device=device),
-        scale=torch.ones(_POPULATION, dtype=torch.float64, device=device),
-    )
+    colony = Colony.fresh(start_D + 0.1 * noise_PD)
     return Case(step=generation, calls=((colony, 0.1 * foraging.tumble(noise_PD)),), name="bfo-generation")
 
 

@@ -63,7 +63,7 @@ def build(optimizer: Optimizer, model: nn.Module) -> torch.optim.Optimizer:
 def _arguments_taken(cls: type[torch.optim.Optimizer]) -> tuple[str, ...]:
     """Return the names of the arguments that a recipe may give."""
     if issubclass(cls, ColonyOptimizer):
-        names = tuple(cls.hyperparameters_type.__dataclass_fields__)
+        names = cls.hyperparameters_type.names()
     else:
         names = tuple(inspect.signature(cls).parameters)
     return tuple(name for name in names if name not in _NOT_IN_A_FILE)
