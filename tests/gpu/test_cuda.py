@@ -14,11 +14,13 @@ from pytorch_bfo_optimizer import BFO, AdaptiveBFO, HybridBFO
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
 
-@pytest.mark.parametrize("optimizer_class", [BFO, AdaptiveBFO, HybridBFO])
-def test_the_optimizers_train_on_the_device_and_stay_there(optimizer_class):
+@pytest.mark.parametrize(
+    ("optimizer_class", "settings"), [(BFO, {"swim_length": 2}), (AdaptiveBFO, {}), (HybridBFO, {"swim_length": 2})]
+)
+def test_the_optimizers_train_on_the_device_and_stay_there(optimizer_class, settings):
     torch.manual_seed(0)
     point = torch.full((6,), 2.0, device="cuda", requires_grad=True)
-    optimizer = optimizer_class([point], population_size=8, swim_length=2)
+    optimizer = optimizer_class([point], population_size=8, **settings)
 
     def closure():
         optimizer.zero_grad()

@@ -16,6 +16,7 @@ from bfo_diag.probes.run.watching import Watcher
 from pytorch_bfo_optimizer import BFO, AdaptiveBFO, HybridBFO
 
 FAMILY = [BFO, AdaptiveBFO, HybridBFO]
+FEW_CALLS = {BFO: {"swim_length": 1}, AdaptiveBFO: {}, HybridBFO: {"swim_length": 1}}
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +94,7 @@ def test_every_call_of_a_closure_in_a_step_has_the_same_random_numbers_and_buffe
     model = nn.Sequential(mlp(), draws)
     means = []
     model[0][1].register_forward_pre_hook(lambda module, given: means.append(module.running_mean.clone()))
-    step = Step(model, make(model.parameters(), population_size=5, swim_length=1), Training(), "cpu")
+    step = Step(model, make(model.parameters(), population_size=6, **FEW_CALLS[make]), Training(), "cpu")
     inputs, targets = samples.at(torch.arange(16))
     for _ in range(2):
         draws.drawn.clear()
@@ -101,7 +102,7 @@ def test_every_call_of_a_closure_in_a_step_has_the_same_random_numbers_and_buffe
         before = model[0][1].running_mean.clone()
         first = torch.rand(3, generator=_copy_of_torchs_own())
         step(inputs, targets)
-        assert len(draws.drawn) >= 5
+        assert len(draws.drawn) >= 6
         assert all(torch.equal(drawn, first) for drawn in draws.drawn)
         assert all(torch.equal(mean, before) for mean in means)
         assert not torch.equal(torch.rand(3, generator=_copy_of_torchs_own()), first), "the next step draws others"
@@ -119,7 +120,7 @@ def test_an_optimizer_without_gradients_is_spared_the_graph(samples, make):
     model = mlp()
     graphs = []
     model.register_forward_hook(lambda module, given, out: graphs.append(out.requires_grad))
-    step = Step(model, make(model.parameters(), population_size=3, swim_length=1), Training(), "cpu")
+    step = Step(model, make(model.parameters(), population_size=4, **FEW_CALLS[make]), Training(), "cpu")
     step(*samples.at(torch.arange(16)))
     assert graphs
     assert not any(graphs)
