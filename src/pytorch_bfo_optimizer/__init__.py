@@ -2,19 +2,22 @@
 
     from pytorch_bfo_optimizer import BFO, AdaptiveBFO, HybridBFO
 
-`BFO` and `AdaptiveBFO` are gradient-free; `HybridBFO` takes one gradient a step. The algorithm is in `foraging`,
-as pure functions; `gradient_modes` holds the five modes. For any training loop: `CompilePolicy`, a torch.compile switch
+`BFO` and `AdaptiveBFO` are gradient-free; `HybridBFO` takes one gradient a step. The algorithms are in `foraging`,
+`covariance`, `momentum` and `differential`, as pure functions; `gradient_modes` holds the five modes. `distribute`
+shares a colony among the ranks of torch.distributed. For any training loop: `CompilePolicy`, a torch.compile switch
 that can be believed, and `GradientCollector`, gradient telemetry. Needs torch alone.
 """
 
 from pytorch_bfo_optimizer.adaptive import AdaptiveBFO
 from pytorch_bfo_optimizer.bfo import BFO
 from pytorch_bfo_optimizer.compile_policy import CompilePolicy, CompileReport
+from pytorch_bfo_optimizer.distributed import Distribution, distribute
 from pytorch_bfo_optimizer.errors import (
     BFOError,
     ClosureRequiredError,
     CompileFailedError,
     DeviceMismatchError,
+    DistributedError,
     EmptyParametersError,
     GradientModeUnsupportedError,
     HyperparameterError,
@@ -23,6 +26,9 @@ from pytorch_bfo_optimizer.errors import (
     NonFiniteGenerationError,
     ObjectiveError,
     ParameterError,
+    RankFailedError,
+    RankLostError,
+    RanksDisagreeError,
     StateMismatchError,
     TelemetryError,
     TiedParametersError,
@@ -57,6 +63,8 @@ __all__ = [
     "CompileReport",
     "ConfigMode",
     "DeviceMismatchError",
+    "DistributedError",
+    "Distribution",
     "DualClosure",
     "EmptyParametersError",
     "FunctionObjective",
@@ -75,6 +83,9 @@ __all__ = [
     "NonFiniteGenerationError",
     "ObjectiveError",
     "ParameterError",
+    "RankFailedError",
+    "RankLostError",
+    "RanksDisagreeError",
     "SmartClosure",
     "StateMismatchError",
     "StepRecord",
@@ -83,5 +94,6 @@ __all__ = [
     "TiedParametersError",
     "UnsupportedGradientError",
     "UnsupportedParameterError",
+    "distribute",
     "minimal_patch",
 ]

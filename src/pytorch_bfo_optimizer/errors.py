@@ -17,8 +17,12 @@
     ├── GradientModeUnsupportedError(TypeError)  this mode cannot drive this optimizer
     ├── CompileFailedError(RuntimeError)         torch.compile failed, where fallback="raise" was asked for
     ├── StateMismatchError(ValueError)           a state_dict of another colony
-    └── TelemetryError(ValueError)               gradients that can't be watched as asked
-        └── UnsupportedGradientError(TypeError)  a gradient of a kind that can't be measured alone
+    ├── TelemetryError(ValueError)               gradients that can't be watched as asked
+    │   └── UnsupportedGradientError(TypeError)  a gradient of a kind that can't be measured alone
+    └── DistributedError(RuntimeError)           the ranks of a job cannot share a colony
+        ├── RankFailedError                      another rank raised; carries its rank, type and message
+        ├── RankLostError                        a rank is gone, or did not answer in time
+        └── RanksDisagreeError                   the ranks hold different parameters, settings or colonies
 """
 
 from __future__ import annotations
@@ -111,3 +115,36 @@ class TelemetryError(BFOError, ValueError):
 
 class UnsupportedGradientError(TelemetryError, TypeError):
     """A gradient is one process's part of a larger one, or of a layout or dtype that has no norm here."""
+
+
+class DistributedError(BFOError, RuntimeError):
+    """The ranks of a job cannot share a colony, or no longer."""
+
+
+class RankFailedError(DistributedError):
+    """Another rank raised an exception in this step: that rank has its own, the others have this.
+
+    `rank` is its number in the group, `error_type` the name of its class, `error_message` what it said.
+    """
+
+    def __init__(self, rank: int, error_type: str, error_message: str) -> None:
+        super().__init__(f"rank {rank} raised {error_type}: {error_message}")
+        self.rank = rank
+        self.error_type = error_type
+        self.error_message = error_message
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle with its three arguments."""
+        return (type(self), (self.rank, self.error_type, self.error_message))
+
+
+class RankLostError(DistributedError):
+    """A rank died, hangs, or was too late; `ranks` are those that did not answer, where that could be found out."""
+
+    def __init__(self, message: str, *, ranks: tuple[int, ...] = ()) -> None:
+        super().__init__(message)
+        self.ranks = ranks
+
+
+class RanksDisagreeError(DistributedError):
+    """The ranks do not hold the same colony: other parameters, settings or random numbers on one of them."""

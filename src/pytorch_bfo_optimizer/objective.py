@@ -6,10 +6,12 @@ a plain closure too: calling it gives the loss at the parameters as they stand, 
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Real
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, cast, runtime_checkable
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +19,8 @@ from torch.func import functional_call
 
 from pytorch_bfo_optimizer.errors import LossTypeError, ObjectiveError
 from pytorch_bfo_optimizer.flat import ParameterVector
+
+logger = logging.getLogger("pytorch_bfo_optimizer")
 
 Closure = Callable[[], Any]
 """Evaluates the loss at the parameters as they stand: a float, an int, or a tensor of one element."""
@@ -35,7 +39,9 @@ class BatchedObjective(Protocol):
 
 def as_batched(objective: object) -> BatchedObjective | None:
     """The objective, if it can evaluate a population at once."""
-    return objective if isinstance(objective, BatchedObjective) else None
+    # isinstance() of a protocol costs as much as ten operations on small tensors, and this is asked at every step
+    found = hasattr(objective, "evaluate_population") and hasattr(objective, "bind")
+    return cast(BatchedObjective, objective) if found else None
 
 
 def as_loss(value: object, *, dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -64,20 +70,54 @@ def as_loss(value: object, *, dtype: torch.dtype, device: torch.device) -> Tenso
 
 
 class Evaluator(Protocol):
-    """What the optimizers hand to `foraging.generation`; it counts what it spends."""
+    """What the optimizers hand to their generation; it counts what it spends."""
 
     evaluations: int
 
     def __call__(self, position_PD: Tensor, active_P: Tensor) -> Tensor:
-        """Losses (P,) of the active members; +inf in the other entries."""
+        """Losses (P,) of the active members; the other entries mean nothing."""
 
 
-class MemberEvaluator:
-    """Calls a closure once for each active member, with the parameters set to its position.
+class PiecewiseEvaluator:
+    """Evaluates a slot in units: members that are evaluated together, and always the same ones together.
 
-    `prefilled` maps members to losses already evaluated where they stand; they are used in the first slot in
-    place of a call, and were counted by whoever made them.
+    Units do not depend on who evaluates them, so they can be spread over processes without changing a bit.
+    `prefilled` maps members to losses already evaluated where they stand; they take the place of an evaluation in
+    the first slot, and were counted by whoever made them.
     """
+
+    unit_size: int | None
+    """Most members in a unit; None: all of them."""
+
+    def __init__(self, *, dtype: torch.dtype, prefilled: Mapping[int, Tensor] | None) -> None:
+        self.dtype = dtype
+        self.prefilled = dict(prefilled or {})
+        self.evaluations = 0
+
+    def units(self, active_P: Tensor) -> list[Sequence[int]]:
+        """The members to evaluate in this slot, unit by unit; none that is prefilled."""
+        raise NotImplementedError
+
+    def losses_of(self, position_PD: Tensor, unit: Sequence[int]) -> Tensor:
+        """Evaluate one unit, and count it: losses (len(unit),) in `dtype`."""
+        raise NotImplementedError
+
+    def __call__(self, position_PD: Tensor, active_P: Tensor) -> Tensor:
+        """Losses (P,): those evaluated or prefilled; +inf in the other entries."""
+        losses = torch.full((position_PD.shape[0],), math.inf, dtype=self.dtype, device=position_PD.device)
+        units = self.units(active_P)
+        prefilled, self.prefilled = self.prefilled, {}
+        for index, loss in prefilled.items():
+            losses[index] = loss
+        for unit in units:
+            losses[unit] = self.losses_of(position_PD, unit)
+        return losses
+
+
+class MemberEvaluator(PiecewiseEvaluator):
+    """Calls a closure once for each active member, with the parameters set to its position."""
+
+    unit_size = 1
 
     def __init__(
         self,
@@ -88,28 +128,34 @@ class MemberEvaluator:
         grad_enabled: bool,
         prefilled: Mapping[int, Tensor] | None = None,
     ) -> None:
-        self.closure, self.vector, self.dtype, self.grad_enabled = closure, vector, dtype, grad_enabled
-        self.prefilled = dict(prefilled or {})
-        self.evaluations = 0
+        super().__init__(dtype=dtype, prefilled=prefilled)
+        self.closure, self.vector, self.grad_enabled = closure, vector, grad_enabled
 
-    def __call__(self, position_PD: Tensor, active_P: Tensor) -> Tensor:
-        """One closure call for each active member that is not prefilled, in the order of the members."""
-        losses = torch.full((position_PD.shape[0],), math.inf, dtype=self.dtype, device=position_PD.device)
-        prefilled, self.prefilled = self.prefilled, {}
-        for index in active_P.nonzero().flatten().tolist():
-            if index in prefilled:
-                losses[index] = prefilled[index]
-                continue
-            self.vector.write_(position_PD[index])
-            self.evaluations += 1
-            with torch.set_grad_enabled(self.grad_enabled):
-                value = self.closure()
-            losses[index] = as_loss(value, dtype=self.dtype, device=position_PD.device)
-        return losses
+    def units(self, active_P: Tensor) -> list[Sequence[int]]:
+        """Each active member alone, in order."""
+        return [[index] for index in active_P.nonzero().flatten().tolist() if index not in self.prefilled]
+
+    def losses_of(self, position_PD: Tensor, unit: Sequence[int]) -> Tensor:
+        """One call of the closure."""
+        self.vector.write_(position_PD[unit[0]])
+        self.evaluations += 1
+        with torch.set_grad_enabled(self.grad_enabled):
+            value = self.closure()
+        return as_loss(value, dtype=self.dtype, device=position_PD.device)
 
 
-class PopulationEvaluator:
-    """Evaluates whole slots through a `BatchedObjective`; a row costs one evaluation, active or not."""
+_fitting: WeakKeyDictionary[ParameterVector, int] = WeakKeyDictionary()
+"""Rows that fit into memory at a time, of each optimizer that had to find out; it has one vector all its life."""
+
+
+class PopulationEvaluator(PiecewiseEvaluator):
+    """Evaluates whole slots through a `BatchedObjective`; a row costs one evaluation, active or not.
+
+    Args:
+        chunk_size: rows of one call of the objective; None: all rows at once. "auto": all, until an allocation
+            fails; then half as many, and half again, as often as it takes. What fits is kept for the life of the
+            optimizer. Which rows share a call can change the last bits of a loss, and nothing else.
+    """
 
     def __init__(
         self,
@@ -118,32 +164,92 @@ class PopulationEvaluator:
         *,
         dtype: torch.dtype,
         prefilled: Mapping[int, Tensor] | None = None,
+        chunk_size: int | Literal["auto"] | None = None,
     ) -> None:
+        super().__init__(dtype=dtype, prefilled=prefilled)
         objective.bind(vector.params)
-        self.objective, self.dtype = objective, dtype
-        self.prefilled = dict(prefilled or {})
-        self.evaluations = 0
+        self.objective, self.vector = objective, vector
+        self.halves = chunk_size == "auto"
+        self.unit_size = None if chunk_size == "auto" else chunk_size
+        self.fitting = _fitting.get(vector) if self.halves else None
+
+    def units(self, active_P: Tensor) -> list[Sequence[int]]:
+        """All rows that are not prefilled, `unit_size` at a time."""
+        rows: Sequence[int] = range(active_P.shape[0])
+        if self.prefilled:
+            rows = [index for index in rows if index not in self.prefilled]
+        size = self.unit_size or len(rows) or 1
+        return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+    def losses_of(self, position_PD: Tensor, unit: Sequence[int]) -> Tensor:
+        """One call for these rows; with "auto" as many as it takes."""
+        self.evaluations += len(unit)
+        rows_PD = position_PD[unit.start : unit.stop] if isinstance(unit, range) else position_PD[unit]
+        return self._losses(rows_PD)
 
     def __call__(self, position_PD: Tensor, active_P: Tensor) -> Tensor:
-        """One call for all rows that are not prefilled."""
-        prefilled, self.prefilled = self.prefilled, {}
+        """Losses (P,); see `PiecewiseEvaluator`."""
         count = position_PD.shape[0]
-        if not prefilled:
-            self.evaluations += count
-            return population_losses(self.objective, position_PD).to(self.dtype)
-        rows = [index for index in range(count) if index not in prefilled]
-        losses = torch.full((count,), math.inf, dtype=self.dtype, device=position_PD.device)
-        for index, loss in prefilled.items():
-            losses[index] = loss
-        if rows:
-            self.evaluations += len(rows)
-            losses[rows] = population_losses(self.objective, position_PD[rows]).to(self.dtype)
-        return losses
+        if self.prefilled or (self.unit_size is not None and self.unit_size < count):
+            return super().__call__(position_PD, active_P)
+        self.evaluations += count  # the usual case, in one call and without a copy
+        return self._losses(position_PD)
+
+    def _losses(self, rows_PD: Tensor) -> Tensor:
+        """Losses of these rows in `dtype`, by one call, or with "auto" by as many as it takes."""
+        if self.fitting is None:
+            try:
+                return population_losses(self.objective, rows_PD).to(self.dtype)
+            except RuntimeError as error:
+                if not self.halves or rows_PD.shape[0] == 1 or not out_of_memory(error):
+                    raise
+            # out of the except block, which keeps the tensors of the failed call alive
+            self.fitting = (rows_PD.shape[0] + 1) // 2
+        return self._losses_in_chunks(rows_PD, self.fitting)
+
+    def _losses_in_chunks(self, rows_PD: Tensor, size: int) -> Tensor:
+        """The same by `size` rows a call, or fewer: what fits is kept, and told where it is new."""
+        losses: list[Tensor] = []
+        while rows_PD.shape[0]:
+            failed = False
+            try:
+                losses.append(population_losses(self.objective, rows_PD[:size]).to(self.dtype))
+            except RuntimeError as error:
+                if size == 1 or not out_of_memory(error):
+                    raise
+                failed = True
+            if failed:
+                size = (min(size, rows_PD.shape[0]) + 1) // 2
+            else:
+                rows_PD = rows_PD[size:]
+        if _fitting.get(self.vector) != size:
+            logger.warning(
+                "the population does not fit into memory: from here on %d of its members are evaluated at a time; "
+                "chunk_size=%d says so from the start",
+                size,
+                size,
+            )
+        self.fitting = _fitting[self.vector] = size
+        return torch.cat(losses)
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether torch itself could not allocate a tensor, on whatever device; never an error of the objective's own."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    return type(error) is RuntimeError and any(mark in str(error) for mark in _ALLOCATION_FAILED)
+
+
+_ALLOCATION_FAILED = ("DefaultCPUAllocator: ", "MPS backend out of memory")
+"""How torch's allocators begin where they have no class of error: the CPU's, and Apple's."""
 
 
 def population_losses(objective: BatchedObjective, pop_PD: Tensor) -> Tensor:
     """`objective.evaluate_population(pop_PD)` without a graph, its answer checked: real, shape (P,)."""
-    with torch.no_grad():
+    if torch.is_grad_enabled():
+        with torch.no_grad():
+            losses = objective.evaluate_population(pop_PD)
+    else:
         losses = objective.evaluate_population(pop_PD)
     if not isinstance(losses, Tensor) or losses.is_complex() or losses.shape != pop_PD.shape[:1]:
         found = f"shape {tuple(losses.shape)}, {losses.dtype}" if isinstance(losses, Tensor) else type(losses).__name__

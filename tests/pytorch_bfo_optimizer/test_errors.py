@@ -23,3 +23,14 @@ def test_each_error_is_also_the_builtin_that_the_tree_names() -> None:
 def test_no_gradient_error_survives_pickle() -> None:
     back = pickle.loads(pickle.dumps(errors.NoGradientError("cut here", reason="no-graph", loss=1.5)))
     assert (back.why, back.reason, str(back)) == ("cut here", "no-graph", "cut here")
+
+
+def test_what_another_rank_raised_survives_pickle() -> None:
+    back = pickle.loads(pickle.dumps(errors.RankFailedError(3, "ValueError", "no\nmore")))
+    assert (back.rank, back.error_type, back.error_message) == (3, "ValueError", "no\nmore")
+    assert str(back) == "rank 3 raised ValueError: no\nmore"
+
+
+def test_who_is_lost_survives_pickle() -> None:
+    back = pickle.loads(pickle.dumps(errors.RankLostError("gone", ranks=(1, 2))))
+    assert (str(back), back.ranks) == ("gone", (1, 2))

@@ -1,5 +1,10 @@
 from __future__ import annotations
 
+import json
+import logging
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +17,7 @@ from pytorch_bfo_optimizer import (
     AdaptiveBFO,
     BatchedObjective,
     FunctionObjective,
+    GradientConfig,
     HybridBFO,
     LossTypeError,
     ModelObjective,
@@ -54,14 +60,12 @@ def test_member_by_member_and_all_at_once_give_the_same_colony(cls: type[BFO], n
         model = classifier(norm=norm)
         objective = ModelObjective(model, nn.functional.cross_entropy, batch())
         closure = objective if batched else Wrapped(objective)
+        settings = {"chem_steps": 2, "repro_steps": 1, "elim_prob": 0.4, "use_swarming": True}
         optimizer = cls(
             model.parameters(),
             population_size=5,
-            chem_steps=2,
-            repro_steps=1,
-            elim_prob=0.4,
-            use_swarming=True,
             generator=torch.Generator().manual_seed(4),
+            **({} if cls is AdaptiveBFO else settings),
         )
         losses = [optimizer.step(closure) for _ in range(8)]
         trails.append((losses, optimizer.population))
@@ -89,13 +93,19 @@ def test_all_at_once_means_one_call_a_slot_and_counts_every_row(cls: type[BFO]) 
         return (x_PD**2).sum(dim=1)
 
     param = torch.ones(3, requires_grad=True)
-    optimizer = cls([param], population_size=6, swim_length=2)
+    generations: dict[type[BFO], dict[str, Any]] = {
+        BFO: {"swim_length": 2},
+        AdaptiveBFO: {},
+        HybridBFO: {"swim_length": 2, "gradient_config": GradientConfig(mode="hybrid", check_every=1)},
+    }
+    slots = 1 if cls is AdaptiveBFO else 3
+    optimizer = cls([param], population_size=6, **generations[cls])
     for _ in range(4):
         rows.clear()
         before = optimizer.evaluations
         optimizer.step(FunctionObjective(fn))
-        assert sum(rows) == optimizer.evaluations - before == 18  # the gradient's own call among them
-        assert len(rows) == 3 + (cls is HybridBFO)
+        assert sum(rows) == optimizer.evaluations - before == 6 * slots  # the gradient's own call among them
+        assert len(rows) == slots + (cls is HybridBFO)
 
 
 def test_the_losses_of_a_population_are_those_of_the_model_at_each_position() -> None:
@@ -190,3 +200,148 @@ def test_what_counts_as_batched() -> None:
     assert as_batched(lambda: 0.0) is None
     with pytest.raises(ObjectiveError, match="no parameters yet"):
         objective()
+
+
+class Limited:
+    """A batched objective with room for so many rows: beyond that it raises; it notes the rows of each call."""
+
+    def __init__(self, room: int, error: Callable[[], Exception]) -> None:
+        self.room, self.error = room, error
+        self.rows: list[int] = []
+
+    def bind(self, params: Any) -> None:
+        pass
+
+    def evaluate_population(self, pop_PD: Tensor) -> Tensor:
+        self.rows.append(len(pop_PD))
+        if len(pop_PD) > self.room:
+            raise self.error()
+        return (pop_PD**2).sum(dim=1)
+
+
+def no_memory() -> Exception:
+    return torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+@pytest.mark.parametrize("cls", FAMILY)
+def test_a_chunk_size_bounds_the_rows_of_a_call_and_changes_nothing(cls: type[BFO]) -> None:
+    trails = []
+    for chunk_size in (None, 4, 100):
+        objective = Limited(10, no_memory)
+        param = torch.full((3,), 2.0)
+        optimizer = cls([param], population_size=10, chunk_size=chunk_size, generator=torch.Generator().manual_seed(4))
+        losses = [optimizer.step(objective) for _ in range(5)]
+        trails.append((losses, optimizer.population.tolist(), optimizer.evaluations))
+        assert max(objective.rows) == (4 if chunk_size == 4 else 10)
+    assert trails[0] == trails[1] == trails[2]
+
+
+def test_the_member_that_the_gradient_sensed_is_in_no_chunk() -> None:
+    rows = []
+
+    def fn(x_PD: Tensor) -> Tensor:
+        rows.append(len(x_PD))
+        return (x_PD**2).sum(dim=1)
+
+    optimizer = HybridBFO(
+        [torch.ones(3, requires_grad=True)],
+        population_size=8,
+        swim_length=1,
+        chunk_size=3,
+        gradient_config=GradientConfig(mode="hybrid"),
+    )
+    optimizer.step(FunctionObjective(fn))
+    assert rows == [1, 3, 3, 1, 3, 3, 2]
+    assert optimizer.evaluations == 16
+
+
+def test_when_memory_runs_out_half_as_many_are_tried_and_that_is_remembered(caplog: pytest.LogCaptureFixture) -> None:
+    objective = Limited(3, no_memory)
+    optimizer = BFO([torch.full((3,), 2.0)], population_size=10, swim_length=1)
+    with caplog.at_level(logging.WARNING, "pytorch_bfo_optimizer"):
+        optimizer.step(objective)
+        assert objective.rows == [10, 5, 3, 3, 3, 1, *[3, 3, 3, 1]]
+        assert optimizer.evaluations == 20
+        objective.rows.clear()
+        optimizer.step(objective)
+        assert set(objective.rows) == {3, 1}
+    (record,) = caplog.records
+    assert "from here on 3 of its members are evaluated at a time" in record.getMessage()
+    plenty, usual = Limited(10, no_memory), BFO([torch.full((3,), 2.0)], population_size=10)
+    usual.step(plenty)  # another optimizer knows nothing of it
+    assert set(plenty.rows) == {10}
+
+
+def test_where_one_member_alone_does_not_fit_the_error_reaches_the_user() -> None:
+    objective = Limited(0, no_memory)
+    with pytest.raises(torch.OutOfMemoryError, match=r"2\.00 GiB"):
+        BFO([torch.ones(3)], population_size=4).step(objective)
+    assert objective.rows == [4, 2, 1]
+
+
+@pytest.mark.parametrize("chunk_size", [None, 3])
+def test_a_chunk_size_that_was_asked_for_is_kept_to(chunk_size: int | None) -> None:
+    objective = Limited(2, no_memory)
+    with pytest.raises(torch.OutOfMemoryError):
+        BFO([torch.ones(3)], population_size=4, chunk_size=chunk_size).step(objective)
+    assert objective.rows == [chunk_size or 4]
+
+
+class OwnError(RuntimeError):
+    pass
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        lambda: RuntimeError("the simulator is out of memory"),
+        lambda: OwnError("DefaultCPUAllocator: can't allocate memory"),
+        lambda: ValueError("DefaultCPUAllocator: can't allocate memory"),
+        MemoryError,
+    ],
+)
+def test_an_error_of_the_users_own_is_never_tried_again(error: Callable[[], Exception]) -> None:
+    objective = Limited(2, error)
+    with pytest.raises(type(error())):
+        BFO([torch.ones(3)], population_size=4).step(objective)
+    assert objective.rows == [4]
+
+
+ALLOCATES = """
+import json, resource
+import torch
+from pytorch_bfo_optimizer import BFO, FunctionObjective
+rows = []
+def fn(x_PD):
+    rows.append(len(x_PD))
+    work = torch.empty(len(x_PD), 100 * 2**20, dtype=torch.uint8)
+    return (x_PD**2).sum(dim=1)
+def optimizer(**options):
+    param = torch.full((3,), 2.0)
+    return BFO([param], population_size=16, swim_length=1, generator=torch.Generator().manual_seed(0), **options)
+free, short, told = optimizer(), optimizer(), optimizer(chunk_size=None)
+roomy = [free.step(FunctionObjective(fn)) for _ in range(2)]
+with open("/proc/self/statm") as sizes:
+    used = int(sizes.read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 500 * 2**20,) * 2)
+rows.clear()
+found = [short.step(FunctionObjective(fn)) for _ in range(2)]
+try:
+    told.step(FunctionObjective(fn))
+except RuntimeError as error:
+    text = str(error)
+print(json.dumps([roomy, found, rows, text]))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the limit is Linux's")
+def test_a_real_allocation_that_fails_on_the_cpu_is_met_with_smaller_chunks() -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
+    ran = subprocess.run(
+        [sys.executable, "-W", "error", "-c", ALLOCATES], capture_output=True, text=True, timeout=100, env=environment
+    )
+    assert ran.returncode == 0, ran.stderr
+    roomy, found, rows, text = json.loads(ran.stdout)
+    assert found == roomy
+    assert rows == [16, 8] + [4] * 16 + [16]
+    assert "DefaultCPUAllocator" in text
