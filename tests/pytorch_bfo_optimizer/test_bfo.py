@@ -16,6 +16,7 @@ from pytorch_bfo_optimizer import (
     DeviceMismatchError,
     EmptyParametersError,
     FunctionObjective,
+    GradientConfig,
     HybridBFO,
     HyperparameterError,
     LossTypeError,
@@ -29,11 +30,16 @@ FAMILY = [BFO, AdaptiveBFO, HybridBFO]
 SWIMMERS = [BFO, HybridBFO]
 
 
+def generating(cls: type[BFO]) -> dict[str, Any]:
+    """Settings with which each step is a generation: what `HybridBFO` does in a run is in test_running."""
+    return {"gradient_config": GradientConfig(mode="never")} if cls is HybridBFO else {}
+
+
 def restless(cls: type[BFO], **settings: Any) -> dict[str, Any]:
     """Settings of a class, and seasons that come often where there are settings for them."""
     if cls is AdaptiveBFO:
         return settings
-    return {"chem_steps": 2, "repro_steps": 1, "elim_prob": 0.9, **settings}
+    return {"chem_steps": 2, "repro_steps": 1, "elim_prob": 0.9, **generating(cls), **settings}
 
 
 def sphere(x_PD: Tensor) -> Tensor:
@@ -396,7 +402,8 @@ def test_a_closures_exception_comes_out_unchanged_and_the_step_has_not_happened(
     cls: type[BFO], at_call: int, make_bowl: Callable[..., Any], generator: torch.Generator
 ) -> None:
     bowl, error = make_bowl(), KeyError("mine")
-    optimizer = cls(bowl.params, population_size=3 if cls in SWIMMERS else 15, generator=generator)
+    members = 3 if cls in SWIMMERS else 15
+    optimizer = cls(bowl.params, population_size=members, generator=generator, **generating(cls))
     optimizer.step(bowl)
     start = bowl.calls
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +14,6 @@ from pytorch_bfo_optimizer import (
     GradientConfig,
     HybridBFO,
     ModelObjective,
-    NoGradientError,
     StepRecord,
 )
 
@@ -70,115 +68,19 @@ def test_the_gradient_helps_on_rosenbrock_in_ten_dimensions(seed: int) -> None:
     assert ends[HybridBFO] < ends[BFO]
 
 
-def test_the_best_member_goes_straight_down_one_step_long(make_bowl: Callable[..., Any]) -> None:
+GUIDED = GradientConfig(mode="hybrid", check_every=1)
+
+
+# --- generations that a gradient guides ---
+
+
+def test_guided_the_best_member_goes_straight_down_one_step_long(make_bowl: Callable[..., Any]) -> None:
     bowl = make_bowl(dtype=torch.float64)
     start = torch.cat([param.detach().reshape(-1) for param in bowl.params])
-    optimizer = HybridBFO(bowl.params, population_size=1, swim_length=1)
+    optimizer = HybridBFO(bowl.params, population_size=1, swim_length=1, gradient_config=GUIDED)
     optimizer.step(bowl)
-    slope = 2 * (start - 1)
-    assert torch.allclose(bowl.positions[-1], start - 0.1 * slope / slope.norm(), atol=1e-12)
-
-
-def test_momentum_averages_directions_and_gives_way_when_it_points_uphill() -> None:
-    param = torch.zeros(2, dtype=torch.float64)
-    optimizer = HybridBFO([param], population_size=1, momentum=0.5, swim_length=1, step_size_min=0.1)
-    toward = {"by": torch.tensor([1.0, 0.0], dtype=torch.float64)}
-
-    def step(x: float, y: float) -> list[float]:
-        toward["by"] = torch.tensor([x, y], dtype=torch.float64)
-        before = param.clone()
-        optimizer.step(lambda: -(param * toward["by"]).sum())
-        return ((param - before) / 0.1).tolist()
-
-    assert step(1.0, 0.0) == pytest.approx([1, 0])
-    diagonal = step(0.0, 1000.0)  # the size of a gradient does not count
-    assert diagonal == pytest.approx([2**-0.5, 2**-0.5])
-    assert step(-1.0, -1.0) == pytest.approx([-(2**-0.5), -(2**-0.5)])
-
-
-@pytest.mark.parametrize("scale", [1e-30, 1e30])
-def test_tiny_and_huge_gradients_guide_as_well(scale: float) -> None:
-    param = torch.ones(4)
-    optimizer = HybridBFO([param], population_size=1)
-    optimizer.step(lambda: (param * scale).sum())
-    assert torch.allclose(param, torch.full((4,), float(param[0])))
-    assert param[0] < 0.9
-
-
-def test_the_gradient_call_stands_for_the_sensing_of_the_best_member(make_bowl: Callable[..., Any]) -> None:
-    bowl = make_bowl()
-    optimizer = HybridBFO(bowl.params, population_size=3, swim_length=2)
-    for _ in range(8):
-        before = bowl.calls
-        optimizer.step(bowl)
-        assert bowl.calls - before <= 9
-        assert optimizer.evaluations == bowl.calls
-    assert optimizer.gradient_evaluations == 8
-
-
-def test_auto_says_what_it_decided_and_looks_again(caplog: pytest.LogCaptureFixture) -> None:
-    param = torch.ones(2)
-    optimizer = HybridBFO([param], population_size=2, gradient_config=GradientConfig(check_every=4))
-    graph = {"there": False}
-
-    def closure() -> Any:
-        loss = (param**2).sum()
-        return loss if graph["there"] else loss.item()
-
-    caplog.set_level(logging.INFO, logger="pytorch_bfo_optimizer")
-    tries = []
-    for step in range(10):
-        graph["there"] = step in (3, 4, 5, 6)
-        optimizer.step(closure)
-        tries.append(optimizer.gradient_evaluations)
-    # tried at 0; from the check at 4 on while it works (4, 5, 6), and once more when it no longer does (7); at 8
-    assert tries == [1, 1, 1, 1, 2, 3, 4, 5, 6, 6]
-    decision = optimizer.gradient_decision
-    assert decision is not None
-    assert not decision.use_gradient
-    assert "plain number" in decision.why
-    assert decision.step == 7
-    messages = [record.getMessage() for record in caplog.records]
-    assert [message.split(",")[0] for message in messages] == [
-        "generation 0: no gradient",
-        "generation 4: gradient",
-        "generation 7: no gradient",
-    ]
-
-
-def test_always_raises_without_a_gradient_unless_told_to_go_on(caplog: pytest.LogCaptureFixture) -> None:
-    param = torch.ones(2)
-    optimizer = HybridBFO([param], population_size=2, gradient_config=GradientConfig(mode="always"))
-    with pytest.raises(NoGradientError, match="plain number"):
-        optimizer.step(lambda: param.sum().item())
-    assert param.tolist() == [1, 1]
-    optimizer.gradient_config = GradientConfig(mode="always", fallback_on_error=True)
-    optimizer.step(lambda: param.sum().item())
-    assert "going on without" in caplog.text
-    with pytest.raises(ZeroDivisionError):
-        optimizer.step(lambda: 1 / 0)
-
-
-def test_an_objective_that_cannot_be_called_is_searched_without_a_gradient() -> None:
-    class Rows:
-        def bind(self, params: Any) -> None: ...
-
-        def evaluate_population(self, pop_PD: Tensor) -> Tensor:
-            return (pop_PD**2).sum(dim=1)
-
-    param = torch.ones(2)
-    optimizer = HybridBFO([param], population_size=4, swim_length=2)
-    losses = [optimizer.step(Rows()) for _ in range(6)]  # type: ignore[call-overload]
-    assert losses[-1] < losses[0]
-    assert optimizer.evaluations == 6 * 4 * 3
-    assert optimizer.gradient_evaluations == 0
-    assert optimizer.gradient_decision is not None
-    assert "cannot be called" in optimizer.gradient_decision.why
-    optimizer.step(Rows(), lambda: (param**2).sum())  # type: ignore[arg-type]
-    assert optimizer.gradient_evaluations == 0  # auto looks again at its next check
-    optimizer.gradient_config = GradientConfig(mode="always")
-    optimizer.step(Rows(), lambda: (param**2).sum())  # type: ignore[arg-type]
-    assert optimizer.gradient_evaluations == 1
+    assert torch.allclose(bowl.positions[-1], start - 0.1 * (start - 1).sign() / 8**0.5, atol=1e-9)
+    assert len(bowl.positions) == 2
 
 
 def test_hybrid_takes_a_gradient_now_and_then_and_coasts_between(make_bowl: Callable[..., Any]) -> None:
@@ -191,34 +93,12 @@ def test_hybrid_takes_a_gradient_now_and_then_and_coasts_between(make_bowl: Call
             gradient_config=GradientConfig(mode="hybrid", check_every=3),
         )
         optimizer.on_step.append(records.append)
-        for _ in range(7):
-            optimizer.step(bowl)
+        losses = [optimizer.step(bowl) for _ in range(7)]
         assert optimizer.gradient_evaluations == 3
+        assert losses == sorted(losses, reverse=True)
     assert [record.used_gradient for record in records] == [True] * 7 + [True, False, False] * 2 + [True]
-
-
-def test_a_gradient_that_is_not_finite_is_not_followed(make_bowl: Callable[..., Any]) -> None:
-    param = torch.ones(2)
-
-    def closure() -> Tensor:
-        return (param**2).sum() + (param - 1).abs().sum().sqrt()  # its slope at 1 is NaN
-
-    strict = HybridBFO([param], population_size=2, gradient_config=GradientConfig(mode="always"))
-    with pytest.raises(NoGradientError, match="not finite in parameter 0") as caught:
-        strict.step(closure)
-    assert caught.value.reason == "non-finite"
-    auto = HybridBFO([param], population_size=2)
-    auto.step(closure)
-    assert auto.gradient_decision is not None
-    assert "not finite" in auto.gradient_decision.why
-    assert bool(param.isfinite().all())
-
-
-def test_at_a_stationary_point_the_colony_searches_on(generator: torch.Generator) -> None:
-    param = torch.zeros(2, requires_grad=True)  # a saddle: the gradient is zero
-    optimizer = HybridBFO([param], population_size=8, generator=generator)
-    losses = [optimizer.step(lambda: param[0] ** 2 - param[1] ** 2) for _ in range(5)]
-    assert losses[-1] < -0.01
+    assert sum(record.evaluations for record in records) == bowl.calls
+    assert max(record.evaluations for record in records) <= 3 * 5
 
 
 def test_weight_zero_leaves_the_other_members_blind_and_one_sends_all_downhill() -> None:
@@ -231,6 +111,7 @@ def test_weight_zero_leaves_the_other_members_blind_and_one_sends_all_downhill()
             swim_length=1,
             gradient_weight=weight,
             levy_alpha=None,
+            gradient_config=GUIDED,
             generator=torch.Generator().manual_seed(0),
         )
         seen: list[Tensor] = []
@@ -246,3 +127,72 @@ def test_weight_zero_leaves_the_other_members_blind_and_one_sends_all_downhill()
     assert moves[1.0] == pytest.approx([1] * 6)
     assert moves[0.0][0] == pytest.approx(1)
     assert max(abs(cosine) for cosine in moves[0.0][1:]) < 0.6
+
+
+def test_a_second_closure_guides_by_its_gradient_alone(make_bowl: Callable[..., Any]) -> None:
+    bowl = make_bowl()
+    optimizer = HybridBFO(bowl.params, population_size=4, gradient_config=GUIDED)
+
+    def another() -> Tensor:
+        return sum(((param - 1) ** 2).sum() for param in bowl.params) * 1000
+
+    losses = [optimizer.step(bowl, another) for _ in range(6)]
+    assert losses == sorted(losses, reverse=True)
+    assert losses[-1] < 0.9 * losses[0]
+    assert optimizer.evaluations == bowl.calls
+    assert optimizer.gradient_evaluations == 6
+
+
+# --- what a run is to the colony ---
+
+
+def test_never_a_gradient_is_a_greedy_colony(make_bowl: Callable[..., Any]) -> None:
+    class Greedy(BFO):
+        greedy = True
+
+    ends = []
+    for cls in (Greedy, HybridBFO):
+        bowl = make_bowl()
+        options = {"population_size": 5, "reevaluate": True, "levy_alpha": 1.5, "chem_steps": 2, "repro_steps": 1}
+        optimizer = cls(bowl.params, generator=torch.Generator().manual_seed(0), **options)
+        if isinstance(optimizer, HybridBFO):
+            optimizer.gradient_config = GradientConfig(mode="never")
+        losses = [optimizer.step(bowl) for _ in range(12)]
+        ends.append((losses, optimizer.population.tolist(), bowl.calls))
+    assert ends[0] == ends[1]
+
+
+def test_the_run_is_the_best_member_of_the_population(make_bowl: Callable[..., Any]) -> None:
+    bowl = make_bowl()
+    optimizer = HybridBFO(bowl.params, population_size=4)
+    for _ in range(3):
+        optimizer.step(bowl)
+        assert any(torch.equal(place, bowl.positions[-1]) for place in optimizer.population)
+
+
+def test_a_run_and_generations_take_turns_as_the_gradient_comes_and_goes() -> None:
+    param, graph = torch.full((3,), 2.0), {"there": True}
+
+    def closure() -> Any:
+        loss = (param**2).sum()
+        return loss if graph["there"] else loss.item()
+
+    optimizer = HybridBFO(
+        [param],
+        population_size=5,
+        gradient_config=GradientConfig(check_every=2),
+        generator=torch.Generator().manual_seed(0),
+    )
+    losses = []
+    for step in range(24):
+        graph["there"] = step % 6 < 3
+        losses.append(optimizer.step(closure))
+    assert losses[-1] < 0.1 * losses[0]
+    assert losses[-1] == float((param**2).sum())
+
+
+def test_at_a_stationary_point_the_colony_searches_on(generator: torch.Generator) -> None:
+    param = torch.zeros(2, requires_grad=True)  # a saddle: the gradient is zero
+    optimizer = HybridBFO([param], population_size=8, generator=generator)
+    losses = [optimizer.step(lambda: param[0] ** 2 - param[1] ** 2) for _ in range(5)]
+    assert losses[-1] < -0.01
