@@ -81,6 +81,7 @@ def waits(setting: Setting) -> dict[str, int | str]:
 
 def measured(setting: Setting, copy_speed: float, *, rounds: int, block_s: float) -> dict[str, Any]:
     """All figures of one population of one network."""
+    torch.compiler.reset()  # else the ninth population would meet the limit of recompilations
     sides, missing = prepared(setting)
     times = in_turn(
         sides, cuda_seconds if setting.device.type == "cuda" else cpu_seconds, rounds=rounds, block_s=block_s

@@ -20,7 +20,8 @@ def section(blocks: Sequence[Block], version: str) -> str:
     text = (
         f"CPU time of an optimizer itself, the evaluations taken off: population {POPULATION}, sphere, float32, one "
         f"thread, eager. Blocks of {BLOCK:,} evaluations, all sides interleaved in one process, the order of each "
-        "round the reverse of the one before. EvoX without its workflow.\n"
+        "round the reverse of the one before. EvoX without its workflow; ours by `minimize`, ten generations a call, "
+        "and by `step`.\n"
     )
     if any(block.version != version for block in blocks if block.optimizer == OURS):
         text = f"**Measured with an earlier source of {OURS}.**\n\n{text}"

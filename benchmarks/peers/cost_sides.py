@@ -64,16 +64,33 @@ def numpy_sphere(x: Any) -> float:
 
 
 Prepare = Callable[[Meter, int, int], Callable[[], None]]
-"""(meter, dimension, seed) -> one generation."""
+"""(meter, dimension, seed) -> what makes a generation, or some."""
 
 
-def adaptive(meter: Meter, dim: int, seed: int) -> Callable[[], None]:
-    from pytorch_bfo_optimizer import AdaptiveBFO, FunctionObjective
+def _adaptive(dim: int, seed: int) -> Any:
+    from pytorch_bfo_optimizer import AdaptiveBFO
 
     params = [torch.nn.Parameter(torch.full((dim,), START))]
     generator = torch.Generator().manual_seed(seed)
-    optimizer = AdaptiveBFO(params, population_size=POPULATION, bounds=(-BOX, BOX), generator=generator)
-    objective = FunctionObjective(meter.batch)
+    return AdaptiveBFO(params, population_size=POPULATION, bounds=(-BOX, BOX), generator=generator)
+
+
+def adaptive(meter: Meter, dim: int, seed: int) -> Callable[[], None]:
+    """By `minimize`, ten generations a call."""
+    from pytorch_bfo_optimizer import FunctionObjective
+
+    optimizer, objective = _adaptive(dim, seed), FunctionObjective(meter.batch)
+
+    def generations() -> None:
+        optimizer.minimize(objective, max_evaluations=10 * POPULATION)
+
+    return generations
+
+
+def adaptive_by_step(meter: Meter, dim: int, seed: int) -> Callable[[], None]:
+    from pytorch_bfo_optimizer import FunctionObjective
+
+    optimizer, objective = _adaptive(dim, seed), FunctionObjective(meter.batch)
 
     def generation() -> None:
         optimizer.step(objective)
@@ -161,6 +178,7 @@ class OneByOne:
 
 BATCHED = {
     OURS: Batched(OURS_SOURCE, adaptive),
+    f"{OURS}, step by step": Batched(OURS_SOURCE, adaptive_by_step),
     "EvoX OpenES": Batched("evox", openes),
     "EvoX PSO": Batched("evox", pso),
 }

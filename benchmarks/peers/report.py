@@ -59,6 +59,7 @@ def main(arguments: list[str]) -> None:
         digits_report.section(trainings),
         "## Cost\n",
         cost_report.section(cost.read(), results.version_of(OURS_SOURCE)),
+        *(file.read_text() for file in sorted(results.FOLDER.glob("*.md"))),
         "## Every cell: main functions\n",
         "Median gap (quartiles; seeds).\n",
         *quality_report.cells(suite),

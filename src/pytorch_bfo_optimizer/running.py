@@ -126,7 +126,9 @@ class RunningBFO(GradientSource):
             self._arrive(step, step.run.position, closure, groups, grad_enabled)
             if step.search.felt == 0 or step.search.phase == Phase.HUNGRY or self._generation_cost() == 1:
                 return
-        place_D = runs.move(step.run, search.length * self._reach(groups), *space.bounds)
+        place_D = step.run.move(search.length * self._reach(groups))
+        if space.bounded:
+            place_D = space.clamp(place_D)
         self._arrive(step, place_D, closure, groups, grad_enabled)
 
     def _arrive(

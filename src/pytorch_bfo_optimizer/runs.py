@@ -71,14 +71,18 @@ class Run:
 
     def direction(self) -> Tensor:
         """The unit vector u (D,), uphill; zero where no slope is known."""
-        steered_D = self.momentum / (self.square.sqrt() + EPSILON)
-        norm: Tensor = torch.linalg.vector_norm(steered_D)
-        return steered_D / norm.clamp_min(torch.finfo(steered_D.dtype).tiny)
+        steered_D, norm = self._steered()
+        return steered_D / norm
 
+    def move(self, length: Tensor) -> Tensor:
+        """The next place (D,), `length` (lr C s, (1,) or (D,)) further down."""
+        steered_D, norm = self._steered()
+        return torch.addcmul(self.position, steered_D, length / norm, value=-1)
 
-def move(run: Run, length: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
-    """The next place (D,), `length` (lr C s, (1,) or (D,)) further down and inside the bounds."""
-    return torch.clamp(run.position - length * run.direction(), lower, upper)
+    def _steered(self) -> tuple[Tensor, Tensor]:
+        """Adam's direction (D,), uphill, and its Euclidean norm."""
+        steered_D = self.momentum / self.square.sqrt().add_(EPSILON)
+        return steered_D, torch.linalg.vector_norm(steered_D).clamp_min(torch.finfo(steered_D.dtype).tiny)
 
 
 def arrive(run: Run, place_D: Tensor, gradient_D: Tensor, *, momentum: float) -> tuple[Run, float, float]:
@@ -92,8 +96,9 @@ def arrive(run: Run, place_D: Tensor, gradient_D: Tensor, *, momentum: float) ->
     gradient_D = gradient_D.to(run.position.dtype)
     scale = run.scale or float(gradient_D.abs().max()) or 1.0
     gradient_D, back_D = gradient_D / scale, run.position - place_D
-    both_2D = torch.stack([gradient_D, back_D])
-    (slope, across), (_, way) = (both_2D @ both_2D.T).tolist()  # all three products at one wait
+    across, slope, way = torch.stack(  # at one wait
+        [torch.dot(gradient_D, back_D), torch.dot(gradient_D, gradient_D), torch.dot(back_D, back_D)]
+    ).tolist()
     length = math.sqrt(slope * way) if slope < math.inf else 0.0
     cosine = max(-1.0, min(1.0, across / length)) if 0 < length < math.inf else 0.0
     momentum_D = torch.lerp(gradient_D, run.momentum, momentum)

@@ -287,9 +287,14 @@ def test_a_run_goes_along_a_wall_and_never_ends_behind_it() -> None:
         outside = param.detach()[0] < 1
         return param.square().sum() * (math.nan if outside else 1.0)
 
+    records: list[StepRecord] = []
     optimizer = HybridBFO([param], population_size=6, generator=torch.Generator().manual_seed(0))
+    optimizer.on_step.append(records.append)
     losses = [optimizer.step(closure) for _ in range(150)]
     assert all(math.isfinite(loss) for loss in losses)
+    generations = [record for record in records if record.evaluations > 6]
+    assert generations
+    assert all(record.used_gradient for record in generations)
     assert param[0] >= 1
     assert min(losses) < 1.3  # 1 is the least there is
     assert optimizer.nonfinite_evaluations > 0
@@ -320,17 +325,21 @@ def test_where_no_loss_is_finite_any_more_it_says_so() -> None:
 
 
 @pytest.mark.parametrize("wanted", [Phase.LEADS, Phase.STRAYS])
-def test_parameters_changed_from_outside_are_where_the_run_goes_on(wanted: int) -> None:
+@pytest.mark.parametrize("place", [0.05, 4.4])
+def test_parameters_changed_from_outside_are_where_the_run_goes_on(wanted: int, place: float) -> None:
     hills = Hills(4, 0)
     optimizer = hills.optimizer()
     optimizer.step(hills)
     until(optimizer, hills, wanted)
     with torch.no_grad():
-        hills.param.fill_(0.05)
+        hills.param.fill_(place)
+    optimizer.step(hills)
+    assert phase(optimizer) == Phase.LEADS  # better or worse than the record: it is what the user wants
+    assert torch.equal(hills.param.detach(), hills.places[-1])
     for _ in range(80):
         optimizer.step(hills)
     assert optimizer.best_fitness is not None
-    assert optimizer.best_fitness < 0.01
+    assert optimizer.best_fitness < (0.01 if place < 1 else 90)
 
 
 def test_a_step_is_recorded(make_bowl: Callable[..., Any]) -> None:

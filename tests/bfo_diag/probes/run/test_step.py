@@ -102,7 +102,7 @@ def test_every_call_of_a_closure_in_a_step_has_the_same_random_numbers_and_buffe
         before = model[0][1].running_mean.clone()
         first = torch.rand(3, generator=_copy_of_torchs_own())
         step(inputs, targets)
-        assert len(draws.drawn) >= 6
+        assert len(draws.drawn) >= (1 if make is HybridBFO else 6)  # a run feels the slope, and no more
         assert all(torch.equal(drawn, first) for drawn in draws.drawn)
         assert all(torch.equal(mean, before) for mean in means)
         assert not torch.equal(torch.rand(3, generator=_copy_of_torchs_own()), first), "the next step draws others"
