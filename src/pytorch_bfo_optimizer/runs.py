@@ -18,9 +18,10 @@ Symbols::
 
 The last lines lengthen the run where the slope still points the way that it came, and shorten it where it points
 back: the gradient of the loss by the length of the last move, made multiplicative (Almeida et al. 1998; Baydin et al.
-2018, eq. 8) and, by the cosine, free of units. The length is that of the whole move, so neither the scale of the loss
-nor Adam's bias correction has any say in it. Without the damping, a run on a bowl may circle around the minimum at
-one length for ever: it is as often on its way there as away from there. Mini-batch noise makes c small and c^2 vanish.
+2018, arXiv:1703.04782) and, by the cosine, free of units. The length is that of the whole move, so neither the scale of
+the loss nor Adam's bias correction has any say in it. Without the damping, a run on a bowl may circle around the
+minimum at one length for ever: it is as often on its way there as away from there. Mini-batch noise makes c small and
+c^2 vanish.
 """
 
 from __future__ import annotations
