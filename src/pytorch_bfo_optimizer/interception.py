@@ -41,22 +41,26 @@ class BackwardCall:
             for root, weight in zip(self.roots, self.weights, strict=True):
                 if isinstance(root, Tensor):
                     term = root.detach() if weight is None else root.detach() * weight
-                    total = term.sum() if total is None else total + term.sum()
+                    term = term if term.dim() == 0 else term.sum()
+                    total = term if total is None else total + term
         return total
 
 
 Handler = Callable[[BackwardCall], None]
 """Called in place of backward; it may call `call.run()`."""
 
-# Older versions (2.6 for one) do not offer `torch.autograd.backward` to a TorchFunctionMode; the engine call under
-# it is the next place where all backward calls meet.
-_MODE_SEES_ALL = "has_torch_function" in torch.autograd.backward.__code__.co_names
+# The engine call under `torch.autograd.backward` is where all backward calls meet. A TorchFunctionMode would do as well
+# (not in 2.6, which does not offer it `torch.autograd.backward`), but is called at every operation of a closure, which
+# costs a small network an eighth of its step; it stands in where a version keeps the engine call elsewhere.
+_SEAM = "_engine_run_backward" in torch.autograd.backward.__code__.co_names and hasattr(
+    torch.autograd, "_engine_run_backward"
+)
 
 
 @contextmanager
 def intercept_backward(handler: Handler) -> Iterator[None]:
     """Send every backward call of this thread to `handler` while the context lasts."""
-    with _BackwardMode(handler) if _MODE_SEES_ALL else _engine_seam(handler):
+    with _engine_seam(handler) if _SEAM else _BackwardMode(handler):
         yield
 
 

@@ -47,12 +47,16 @@ def all_require_grad(params: Sequence[Tensor]) -> Iterator[None]:
     found = [param.requires_grad for param in params]
     try:
         with torch.inference_mode(False), torch.enable_grad():
-            for param in params:
-                param.requires_grad_(True)
+            _set_flags(params, [True] * len(found))
             yield
     finally:
-        for param, required in zip(params, found, strict=True):
-            param.requires_grad_(required)
+        _set_flags(params, found)
+
+
+def _set_flags(params: Sequence[Tensor], required: Sequence[bool]) -> None:
+    for param, flag in zip(params, required, strict=True):
+        if param.requires_grad != flag:
+            param.requires_grad_(flag)
 
 
 class SmartClosure:

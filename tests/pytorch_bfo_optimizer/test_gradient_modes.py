@@ -214,7 +214,7 @@ def test_hybrid_in_each_mode_and_scenario(mode: str, name: str) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("cls", [HybridBFO, BFO, TheirOptimizer])
-@pytest.mark.parametrize("at_call", [1, 3])
+@pytest.mark.parametrize("at_call", [1, 2])
 def test_in_every_mode_the_closures_exception_comes_out_and_all_is_put_back(mode: str, cls: Any, at_call: int) -> None:
     stage, error, calls = scene("mixed"), KeyError("mine"), 0
     stage.params[0].grad = torch.ones_like(stage.params[0])
@@ -268,7 +268,7 @@ def test_the_registry_has_five_modes_that_know_their_names() -> None:
     assert all(mode.name == name for name, mode in MODES.items())
 
 
-def test_dual_evaluates_without_gradients_and_asks_the_second_closure_once_a_step(
+def test_dual_evaluates_without_gradients_and_asks_the_second_closure_once_a_move(
     make_bowl: Callable[..., Any],
 ) -> None:
     bowl, modes, asked = make_bowl(), set(), []
@@ -285,8 +285,8 @@ def test_dual_evaluates_without_gradients_and_asks_the_second_closure_once_a_ste
     loss = optimizer.step(forward, grad_closure)
     MODES["dual"].step(optimizer, forward, grad_closure)
     assert modes == {False}
-    assert asked == [True, True]
-    assert optimizer.gradient_evaluations == 2
+    assert asked == [True] * 3  # and once more where the run begins
+    assert optimizer.gradient_evaluations == 3
     assert optimizer.evaluations == bowl.calls <= 40
     assert loss < 100
     with pytest.raises(GradientModeUnsupportedError, match="two closures"):
