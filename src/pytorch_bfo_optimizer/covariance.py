@@ -62,8 +62,6 @@ class Rates:
     dimension: int
     total: float
     """Sum of the weights."""
-    parents: int
-    """mu = P // 2, members with positive weight."""
     effective: float
     """mu_w = 1 / sum w_i^2."""
     path_rate: float
@@ -116,7 +114,6 @@ def rates(population_size: int, dimension: int, dtype: torch.dtype, device: torc
         shrinking=torch.tensor(-path_rate / damping, dtype=dtype, device=device),
         dimension=dim,
         total=sum(weights),
-        parents=parents,
         effective=effective,
         path_rate=path_rate,
         damping=damping,

@@ -199,7 +199,6 @@ def generation(
         loss=loss_P,
         known=torch.ones_like(colony.known),
         health=torch.where(torch.isnan(colony.health), first_cost_P, colony.health) + cost_P,
-        scale=colony.scale,
     )
     return GenerationResult(moved_on, improved_P, finite_count, spent_count - finite_count)
 
@@ -222,7 +221,6 @@ def reproduce(colony: Colony, first_P: Tensor | None = None) -> Colony:
         loss=colony.loss[parents_P],
         known=colony.known[parents_P],
         health=torch.full_like(colony.health, math.nan),
-        scale=colony.scale[parents_P],
     )
 
 
@@ -234,7 +232,6 @@ def disperse(colony: Colony, chosen_P: Tensor, fresh_PD: Tensor) -> Colony:
         loss=torch.where(chosen_P, math.inf, colony.loss),
         known=colony.known & ~chosen_P,
         health=torch.where(chosen_P, math.nan, colony.health),
-        scale=torch.where(chosen_P, 1.0, colony.scale),
     )
 
 

@@ -193,9 +193,8 @@ class DifferentialSeason:
         choice, mix_PD = uniform[:, : differential.UNIFORM_COLUMNS], uniform[:, differential.UNIFORM_COLUMNS :]
         made = differential.moves(swarm, position_PD, choice, normal_P, mix_PD, *space.bounds)
         if lr is not None:
-            made = made._replace(position=torch.lerp(position_PD, made.position, lr.to(position_PD.dtype)))
-        if space.bounded and lr is not None:
-            made = made._replace(position=space.clamp(made.position))
+            # clamped, because more than the whole move may lead out of the bounds
+            made = made._replace(position=space.clamp(torch.lerp(position_PD, made.position, lr.to(position_PD.dtype))))
         return Spread(made.position, (swarm, position_PD, made))
 
     def learn(self, spread: Spread, clock: Clock, loss_P: Tensor, lr: Tensor | None) -> tuple[Part, Tensor, Tensor]:

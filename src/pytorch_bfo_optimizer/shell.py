@@ -218,7 +218,7 @@ class ColonyOptimizer(ColonyKeeper[ColonyT, HyperparametersT]):
                 vector.write_(here_D)
                 self.generator.set_state(random_before)
                 raise
-            # the one place where a step on a GPU waits for its generation
+            # where the shell waits for a generation on a GPU; the optimizer itself may have waited for its losses
             figures = torch.stack([result.finite_count, result.nonfinite_count, result.colony.best_loss]).tolist()
             finite_count, nonfinite_count, best_loss = int(figures[0]), int(figures[1]), figures[2]
             self._bump("nonfinite_evaluations", nonfinite_count)

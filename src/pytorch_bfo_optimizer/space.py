@@ -132,23 +132,22 @@ class SearchSpace:
             spread = self.per_coordinate(reach) / math.sqrt(vector.dimension)
             places_PD = (places_PD + spread * self.normal(vector.dimension)).to(vector.dtype)
         if self.bounded:
-            lower, upper = self.bounds
-            bounded = torch.isfinite(lower)
-            share_PD = self.uniform(vector.dimension)
-            low, high = torch.where(bounded, lower, 0.0), torch.where(bounded, upper, 0.0)
-            uniform_PD = (low * (1 - share_PD) + high * share_PD).to(vector.dtype)
-            places_PD = torch.where(bounded, uniform_PD, places_PD)
+            places_PD = self._uniform_where_bounded(places_PD, self.uniform(vector.dimension))
         return self.clamp(places_PD)
 
     def scattered(self, rows: int, centre_D: Tensor, reach: Tensor) -> Tensor:
         """Draw fresh places (rows, D): uniform in the bounds; without, centre + reach N(0, I), reach (1,) or (D,)."""
         places_PD = (centre_D + reach * self.noise(rows)).to(self.vector.dtype)
         if self.bounded:
-            lower, upper = self.bounds
-            bounded, share_PD = torch.isfinite(lower), self.shares(rows, self.vector.dimension)
-            low, high = torch.where(bounded, lower, 0.0), torch.where(bounded, upper, 0.0)
-            places_PD = torch.where(bounded, (low * (1 - share_PD) + high * share_PD).to(places_PD.dtype), places_PD)
+            places_PD = self._uniform_where_bounded(places_PD, self.shares(rows, self.vector.dimension))
         return self.clamp(places_PD)
+
+    def _uniform_where_bounded(self, places_PD: Tensor, share_PD: Tensor) -> Tensor:
+        """The places, with every bounded coordinate replaced by its share of the way between its bounds."""
+        lower, upper = self.bounds
+        bounded = torch.isfinite(lower)
+        low, high = torch.where(bounded, lower, 0.0), torch.where(bounded, upper, 0.0)
+        return torch.where(bounded, (low * (1 - share_PD) + high * share_PD).to(places_PD.dtype), places_PD)
 
 
 def _inward(value: float, dtype: torch.dtype, *, up: bool) -> float:

@@ -262,8 +262,6 @@ class Colony(BaseColony):
     health: Tensor
     """(P,), dtype of loss, in units of the loss: accumulated cost since the last reproduction; low is healthy;
     NaN where none has been accumulated yet."""
-    scale: Tensor
-    """(P,), dtype of loss, dimensionless: each member's own factor on the step size; 1 unless adapted."""
 
     @classmethod
     def fresh(cls, position_PD: Tensor) -> Colony:
@@ -277,7 +275,6 @@ class Colony(BaseColony):
             loss=torch.full((count,), math.inf, dtype=dtype, device=device),
             known=torch.zeros(count, dtype=torch.bool, device=device),
             health=torch.full((count,), math.nan, dtype=dtype, device=device),
-            scale=torch.ones(count, dtype=dtype, device=device),
         )
 
 
