@@ -1,7 +1,8 @@
-"""`distribute`: one colony on all ranks of a job; each evaluates its share of the members, and what travels is fitness.
+"""`distribute`: one colony on all ranks of a job, which share the work of evaluating it, or bring data of their own.
 
-Every rank draws the same noise and makes the same moves, so that neither positions nor gradients are ever sent.
-Messages, deadlines and who is missing are in `ranks`; the algorithm does not know that it is shared.
+Every rank draws the same noise and makes the same moves, so that positions are never sent. Who evaluates what is in
+`sharing`, averages are in `averaging`, messages, deadlines and who is missing in `ranks`; the algorithm does not know
+that it is shared.
 """
 
 from __future__ import annotations
@@ -10,17 +11,19 @@ import contextlib
 import logging
 import math
 import zlib
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
+from pytorch_bfo_optimizer.averaging import AveragedEvaluator, averaged_gradient
 from pytorch_bfo_optimizer.errors import DistributedError, RankFailedError, RanksDisagreeError
-from pytorch_bfo_optimizer.local_forward import local_forward
 from pytorch_bfo_optimizer.objective import Closure, Evaluator, PiecewiseEvaluator
 from pytorch_bfo_optimizer.ranks import Ranks
+from pytorch_bfo_optimizer.sharing import SharedEvaluator, checksum_of
 from pytorch_bfo_optimizer.shell import ColonyOptimizer
+from pytorch_bfo_optimizer.smart_closure import ClosureGradient
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -33,28 +36,39 @@ UNIT_SIZE = 8
 HEADER_WORDS = 2
 """The first message of a slot begins with: whether this rank failed, and a checksum of what it evaluates."""
 
+Data = Literal["same", "own"]
+"""Whether the closures of all ranks give the same loss at the same parameters, or each has a batch of its own."""
+
 USUAL_SHARE = 16
 """Losses in the first message of a slot where the colony's size is not settled beforehand."""
 
 
 def distribute(
-    optimizer: ColonyOptimizer[Any, Any], group: ProcessGroup | None = None, *, timeout: float = 300.0
+    optimizer: ColonyOptimizer[Any, Any],
+    group: ProcessGroup | None = None,
+    *,
+    data: Data = "same",
+    timeout: float = 300.0,
 ) -> Distribution:
-    """Share the evaluations of `optimizer` among the ranks of `group`; call it on each of them, between two steps.
+    """Let one colony live on all ranks of `group`; call it on each of them, between two steps.
 
-    From here on every rank calls `step` alike, with a closure of its own that gives the same loss at the same
-    parameters: the population is shared, not the data. All go on from rank 0's random state, evaluate their share of
-    each slot, and learn all losses. After each step parameters, colony and counts are equal on all ranks, and equal
-    to those of one process, to the bit. Ranks whose colonies differ are found out before a loss is used.
+    From here on every rank calls `step` alike, with a closure of its own. All go on from rank 0's random state; after
+    each step parameters, colony and counts are equal on all ranks, to the bit. Ranks whose colonies differ are found
+    out before a loss is used. `DistributedDataParallel` modules are called without collectives of their own.
 
-    A closure is called for one member at a time. A batched objective gets `chunk_size` rows at a time, or `UNIT_SIZE`
-    where that is no number: the same rows together on any number of ranks, and in one process if `chunk_size` is that
-    number. `DistributedDataParallel` modules are evaluated without collectives of their own; any others in a closure
-    (`SyncBatchNorm`, `all_reduce`) would wait for ranks that are elsewhere.
+    `data="same"`: the closures give the same loss at the same parameters, and the population is shared. Each rank
+    evaluates its share of each slot, and all learn all losses: those of one process, to the bit. A closure is called
+    for one member at a time. A batched objective gets `chunk_size` rows at a time, or `UNIT_SIZE` where that is no
+    number: the same rows together on any number of ranks, and in one process if `chunk_size` is that number.
+    Collectives in a closure (`SyncBatchNorm`, `all_reduce`) would wait for ranks that are elsewhere.
+
+    `data="own"`: each rank has a batch of its own, and the data are shared (data parallel). Every rank evaluates every
+    candidate; its loss and its gradient are the means over the ranks, each counting alike, however large its batch.
 
     Args:
         optimizer: `BFO`, `AdaptiveBFO` or `HybridBFO`, before its first step or between any two.
         group: the ranks, of whatever backend; None for all of the job.
+        data: see above.
         timeout: seconds that the first rank of a slot waits for the last; longer than a share of a slot takes.
 
     Returns: a handle. Its `remove()`, or the end of it as a context, lets each rank go on alone.
@@ -72,23 +86,25 @@ def distribute(
     """
     if optimizer._shard is not None:
         raise DistributedError(f"this {type(optimizer).__name__} is shared already: remove() its handle first")
+    if data not in get_args(Data):
+        raise DistributedError(f"data is {data!r}: it must be one of {', '.join(map(repr, get_args(Data)))}")
     if not 0 < timeout < math.inf:
         raise DistributedError(f"timeout is {timeout!r}: it must be a number of seconds above 0")
     ranks = Ranks(group, timeout=timeout)
     try:
-        _refuse_differences(ranks, optimizer)
+        _refuse_differences(ranks, optimizer, data)
         optimizer.generator.set_state(ranks.of_first(optimizer.generator.get_state()))
     except BaseException:
         ranks.close()
         raise
-    return Distribution(optimizer, ranks)
+    return Distribution(optimizer, ranks, data)
 
 
 class Distribution:
     """Handle of a shared optimizer: which rank this is, and the way back."""
 
-    def __init__(self, optimizer: ColonyOptimizer[Any, Any], ranks: Ranks) -> None:
-        self._optimizer, self._ranks = optimizer, ranks
+    def __init__(self, optimizer: ColonyOptimizer[Any, Any], ranks: Ranks, data: Data) -> None:
+        self._optimizer, self._ranks, self.data = optimizer, ranks, data
         self._told = False
         self._population_size, self._unit_size = _sizes(optimizer)
         self._advance: Callable[[Closure], float] = optimizer._advance
@@ -122,12 +138,18 @@ class Distribution:
     # --- called by the optimizer ---
 
     def __call__(self, evaluator: Evaluator) -> Evaluator:
-        """The evaluator of one generation, its work shared."""
+        """The evaluator of one generation, its work shared or its losses averaged."""
         if not isinstance(evaluator, PiecewiseEvaluator):
             raise DistributedError(f"{type(evaluator).__name__} cannot be shared: it does not work in units")
+        if self.data == "own":
+            return AveragedEvaluator(evaluator, self)
         if evaluator.unit_size is None:
             evaluator.unit_size = UNIT_SIZE
         return SharedEvaluator(evaluator, self)
+
+    def gradient(self, take: Callable[[], ClosureGradient]) -> ClosureGradient:
+        """What `take` finds on this rank; with data of its own on each, the mean of what it finds on all."""
+        return averaged_gradient(take, self) if self.data == "own" else take()
 
     def _watched_advance(self, closure: Closure) -> float:
         """The optimizer's own, but what ends it on this rank is told to the others."""
@@ -158,6 +180,8 @@ class Distribution:
         """
         if not self._population_size:
             return USUAL_SHARE + 1
+        if self.data == "own":
+            return self._population_size
         units = math.ceil(self._population_size / self._unit_size)
         rows = math.ceil(units / self.world_size) * self._unit_size
         return max(rows, math.ceil(self._population_size / self.world_size)) + 1
@@ -189,6 +213,10 @@ class Distribution:
         self._told = False
         return found.view(torch.float64)
 
+    def mean_(self, values: Tensor) -> None:
+        """Replace `values` by their mean over the ranks; after an `exchange`, which found that all are here."""
+        self._ranks.mean_(values)
+
     def _swap(self, words: Tensor, checksum: int, error: Exception | None) -> tuple[Tensor, RankFailedError | None]:
         """The first message of each rank (n, words), and what the first of those that failed raised."""
         table = self._ranks.gather(torch.cat([torch.tensor((int(error is not None), checksum)), words]))
@@ -207,77 +235,6 @@ class Distribution:
             )
 
 
-class SharedEvaluator:
-    """Evaluates this rank's share of each slot, and learns the rest from the others."""
-
-    def __init__(self, evaluator: PiecewiseEvaluator, distribution: Distribution) -> None:
-        self.evaluator, self.distribution = evaluator, distribution
-        self.evaluations = 0
-
-    def __call__(self, position_PD: Tensor, active_P: Tensor) -> Tensor:
-        """Losses (P,) of the members evaluated in this slot, the same on every rank; +inf in the other entries."""
-        units = self.evaluator.units(active_P)
-        prefilled, self.evaluator.prefilled = self.evaluator.prefilled, {}
-        losses_P = position_PD.new_full((position_PD.shape[0],), math.inf, dtype=self.evaluator.dtype)
-        if not units and not prefilled:
-            return losses_P
-        shares = _shares(units, self.distribution.world_size)
-        members = [[member for unit in share for member in unit] for share in shares]
-        members[0] += prefilled  # rank 0's loss stands for all: each may have sensed on data of its own
-        table = self._exchanged(position_PD, units, shares, prefilled)
-        self.evaluations += sum(len(unit) for unit in units)
-        values = torch.cat([table[rank, : len(share)] for rank, share in enumerate(members)])
-        index = torch.tensor([member for share in members for member in share])
-        losses_P[index.to(losses_P.device)] = values.to(losses_P)
-        return losses_P
-
-    def _exchanged(
-        self,
-        position_PD: Tensor,
-        units: list[Sequence[int]],
-        shares: list[list[Sequence[int]]],
-        prefilled: Mapping[int, Tensor],
-    ) -> Tensor:
-        """The losses of each rank's share (n, ...); rank 0's is followed by those that are prefilled."""
-        rank = self.distribution.rank
-        checksum, own, error = 0, torch.zeros(0, dtype=torch.float64), None
-        try:
-            checksum = checksum_of(position_PD) ^ len(units)
-            with local_forward():
-                found = [self.evaluator.losses_of(position_PD, unit) for unit in shares[rank]]
-            if rank == 0:
-                found += prefilled.values()
-            if found:
-                own = torch.cat([losses.reshape(-1) for losses in found]).to("cpu", torch.float64)
-        except Exception as raised:  # noqa: BLE001 - told to the other ranks, and raised by exchange()
-            error = raised
-        except BaseException as raised:
-            self.distribution.failed(raised)
-            raise
-        largest = max(sum(map(len, share)) for share in shares) + len(prefilled)
-        return self.distribution.exchange(own, largest, checksum=checksum, error=error)
-
-
-def checksum_of(values: Tensor) -> int:
-    """64 bits that change with any one element of `values` (P, D), and where two rows are exchanged.
-
-    sum_i (2 i + 1) sum_j bits_ij  (mod 2^64)
-    """
-    bits = values.detach().contiguous().view(_INTEGERS[values.element_size()])
-    rows_P = bits.reshape(bits.shape[0], -1).sum(dim=1, dtype=torch.int64)
-    odd_P = torch.arange(1, 2 * rows_P.shape[0], 2, device=rows_P.device)
-    return int((rows_P * odd_P).sum())
-
-
-_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-"""Integers by their size in bytes."""
-
-
-def _shares(units: list[Sequence[int]], size: int) -> list[list[Sequence[int]]]:
-    """The units of each rank: neighbours, as many as any other rank's or one more."""
-    return [units[len(units) * rank // size : len(units) * (rank + 1) // size] for rank in range(size)]
-
-
 def _others(column: Tensor) -> str:
     """The ranks whose number is not rank 0's, in words."""
     return ", ".join(str(rank) for rank in (column != column[0]).nonzero().flatten().tolist())
@@ -289,15 +246,15 @@ def _sizes(optimizer: ColonyOptimizer[Any, Any]) -> tuple[int, int]:
     return hyper.population_size, hyper.chunk_size if isinstance(hyper.chunk_size, int) else UNIT_SIZE
 
 
-def _refuse_differences(ranks: Ranks, optimizer: ColonyOptimizer[Any, Any]) -> None:
+def _refuse_differences(ranks: Ranks, optimizer: ColonyOptimizer[Any, Any], data: Data) -> None:
     """Raise unless all ranks begin with the same.
 
     Raises:
         RanksDisagreeError: naming the first thing that differs, and the ranks.
     """
-    vector, settings = optimizer.vector, (type(optimizer).__qualname__, optimizer._hyperparameters())
+    vector, settings = optimizer.vector, (type(optimizer).__qualname__, data, optimizer._hyperparameters())
     begins = {
-        "other settings, or an optimizer of another class": zlib.crc32(repr(settings).encode()),
+        "other settings, an optimizer of another class or another value of data": zlib.crc32(repr(settings).encode()),
         "another number of coordinates": vector.dimension,
         "other parameters": checksum_of(vector.read().unsqueeze(0)),
         "another number of generations behind it": optimizer.generation,

@@ -19,6 +19,9 @@ from pytorch_bfo_optimizer.errors import (
     UnsupportedParameterError,
 )
 
+_SHARDED = frozenset({"_fsdp_flattened", "_is_flat_param"})
+"""How FSDP marks a parameter that holds one process's part of several."""
+
 SUPPORTED_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -27,7 +30,7 @@ def refuse_unfit(params: Sequence[Tensor]) -> None:
 
     Raises:
         EmptyParametersError: no tensor, or tensors without a single element.
-        UnsupportedParameterError: complex, integer, sparse, or self-overlapping (expanded) memory.
+        UnsupportedParameterError: complex, integer, sparse, sharded, or self-overlapping (expanded) memory.
         TiedParametersError: one tensor, or one memory, given twice.
         DeviceMismatchError: more than one device.
     """
@@ -58,6 +61,12 @@ def refuse_unfit(params: Sequence[Tensor]) -> None:
 
 def _refuse_unfit_tensor(index: int, param: Tensor) -> None:
     """Raise when this tensor alone cannot be a run of coordinates."""
+    if is_sharded(param):
+        raise UnsupportedParameterError(
+            f"parameter {index} is one process's part of a {type(param).__name__} (FSDP or tensor parallel), and a "
+            "colony needs every coordinate in each process: keep the parameters whole (no wrapper, or "
+            'DistributedDataParallel) and call distribute(optimizer, data="own")'
+        )
     if param.layout is not torch.strided:
         raise UnsupportedParameterError(
             f"parameter {index} is sparse ({param.layout}): its pattern has no place in a dense colony; use a dense "
@@ -78,6 +87,16 @@ def _refuse_unfit_tensor(index: int, param: Tensor) -> None:
             f"parameter {index} is an expanded tensor (shape {tuple(param.shape)}, strides {param.stride()}): "
             "several elements share one memory and cannot be set apart; give a `.clone()`"
         )
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether one process holds only a part of this tensor: a DTensor, or a parameter of FSDP."""
+    return is_marked_as_shard(tensor) or hasattr(tensor, "to_local")
+
+
+def is_marked_as_shard(tensor: Tensor) -> bool:
+    """The same of plain tensors and parameters alone: quick, where hasattr would raise and catch at each of them."""
+    return not _SHARDED.isdisjoint(vars(tensor))
 
 
 class ParameterVector:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, NamedTuple
@@ -20,7 +20,7 @@ from pytorch_bfo_optimizer.bfo import BFO
 from pytorch_bfo_optimizer.errors import HyperparameterError, LossTypeError, NoGradientError
 from pytorch_bfo_optimizer.gradient_modes import DualClosure, GradientConfig, GradientDecision
 from pytorch_bfo_optimizer.objective import Closure, as_batched, as_loss
-from pytorch_bfo_optimizer.smart_closure import SmartClosure
+from pytorch_bfo_optimizer.smart_closure import ClosureGradient, SmartClosure
 from pytorch_bfo_optimizer.state import Hyperparameters, require_number
 
 logger = logging.getLogger("pytorch_bfo_optimizer")
@@ -191,7 +191,7 @@ class GradientSource(BFO):
             self._require_callable(source)
             self._bump("gradient_evaluations", 1)
             self._owed += source is closure
-            found = SmartClosure(source, (self._vector or self.vector).params).gradient()
+            found = self._taken(SmartClosure(source, (self._vector or self.vector).params).gradient)
             gradient_D = self._joined(found.grads)
             if strict and not bool(torch.isfinite(gradient_D).all()):
                 raise NoGradientError(
@@ -218,15 +218,30 @@ class GradientSource(BFO):
         if as_batched(source) is not None:
             return None, None
         self._owed += source is closure
-        with torch.set_grad_enabled(grad_enabled):
-            loss = source()
-        grads = [param.grad for param in self.vector.params]
-        if all(grad is None for grad in grads):
-            self._decide(False, "as it stands, the closure left nothing in .grad")
-            return None, loss
+
+        def take() -> ClosureGradient:
+            with torch.set_grad_enabled(grad_enabled):
+                loss = source()
+            grads = [param.grad for param in self.vector.params]
+            if all(grad is None for grad in grads):
+                raise NoGradientError("as it stands, the closure left nothing in .grad", reason="unreached", loss=loss)
+            filled = [
+                torch.zeros_like(p) if grad is None else grad for p, grad in zip(self.vector.params, grads, strict=True)
+            ]
+            return ClosureGradient(loss, filled, [grad is not None for grad in grads])
+
+        try:
+            found = self._taken(take)
+        except NoGradientError as error:
+            self._decide(False, error.why)
+            return None, error.loss
         self._bump("gradient_evaluations", 1)
         self._decide(True, "as it stands, the closure left gradients in .grad")
-        return self.vector.join(grads), loss
+        return self.vector.join(found.grads), found.loss
+
+    def _taken(self, take: Callable[[], ClosureGradient]) -> ClosureGradient:
+        """What `take` finds; where ranks have data of their own, the mean of what it finds on each."""
+        return take() if self._shard is None else self._shard.gradient(take)
 
     def _joined(self, grads: Sequence[Tensor]) -> Tensor:
         """The gradient (D,)."""

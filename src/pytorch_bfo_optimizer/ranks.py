@@ -53,6 +53,7 @@ class Ranks:
         if self.rank < 0:
             raise DistributedError("this process is not in the group: call distribute() on its members alone")
         self.timeout = timeout
+        self._job = group
         self._ranks_in_job: list[int] = dist.get_process_group_ranks(group or dist.group.WORLD)
         failure = ""
         try:
@@ -88,6 +89,17 @@ class Ranks:
         sent = state.clone()
         self._call(lambda group: dist.broadcast(sent, src=self._ranks_in_job[0], group=group))
         return sent
+
+    def mean_(self, values: Tensor) -> None:
+        """Replace `values`, which have one shape and dtype on all ranks, by their mean: the same bits everywhere.
+
+        Tensors on a device go over the job's own backend, without this group's deadline.
+        """
+        if values.device.type == "cpu":
+            self._call(lambda group: dist.all_reduce(values, group=group))
+        else:
+            dist.all_reduce(values, group=self._job)
+        values.div_(self.size)
 
     def failure_of(self, rank: int, error: Exception | None) -> RankFailedError:
         """What `rank` raised, told to all: the others pass None."""

@@ -19,6 +19,7 @@ from pytorch_bfo_optimizer import foraging
 from pytorch_bfo_optimizer.errors import ClosureRequiredError, HyperparameterError, NonFiniteGenerationError
 from pytorch_bfo_optimizer.objective import Closure, Evaluator, MemberEvaluator, PopulationEvaluator, as_batched
 from pytorch_bfo_optimizer.persistence import COUNTERS, ColonyKeeper
+from pytorch_bfo_optimizer.sharing import Sharing
 from pytorch_bfo_optimizer.state import (
     ColonyT,
     GenerationResult,
@@ -53,7 +54,7 @@ class ColonyOptimizer(ColonyKeeper[ColonyT, HyperparametersT]):
     """
 
     on_step: list[Callable[[StepRecord], None]]
-    _shard: Callable[[Evaluator], Evaluator] | None
+    _shard: Sharing | None
     """Spreads the evaluations over several processes; None: this one makes them all. Never copied or saved."""
 
     def __init__(

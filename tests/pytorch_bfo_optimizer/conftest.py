@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+
+Job = Callable[..., list[dict[str, Any]]]
 
 
 @dataclass
@@ -54,3 +60,41 @@ def make_bowl() -> Callable[..., Bowl]:
 @pytest.fixture
 def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def job() -> Iterator[Job]:
+    """Run a program on some ranks, and return what each found; None of them outlives `seconds`."""
+    command = [sys.executable, "-W", "error", str(Path(__file__).with_name("rank_programs.py"))]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+
+        def run(
+            program: str, *, size: int = 2, seconds: float = 30.0, stuck: Sequence[int] = (), **options: Any
+        ) -> list[dict[str, Any]]:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            asked = {"program": program, "size": size, "seconds": seconds, "stuck": stuck, **options}
+            process.stdin.write(json.dumps(asked) + "\n")
+            process.stdin.flush()
+            found: list[dict[str, Any]] = json.loads(process.stdout.readline())
+            for facts in found:
+                assert "failed" not in facts, facts["failed"]
+            return found
+
+        yield run
+        assert process.stdin is not None
+        process.stdin.close()
+
+
+@pytest.fixture(scope="session")
+def alone(job: Job) -> Callable[..., dict[str, Any]]:
+    """What one process without `distribute` finds, asked once of each."""
+    found: dict[str, dict[str, Any]] = {}
+
+    def train(**options: Any) -> dict[str, Any]:
+        key = json.dumps(options)
+        if key not in found:
+            (found[key],) = job("train", size=1, shared=False, **options)
+        return found[key]
+
+    return train

@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 import traceback
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,10 @@ def train(
     batched: bool = False,
     steps: int = 6,
     own_data: bool = False,
+    data: str = "same",
+    as_is: bool = False,
+    unlearnable: int = -1,
+    collective: bool = False,
     population_size: int | None = 7,
     device: str = "cpu",
     rechunk: int | None = None,
@@ -75,8 +80,10 @@ def train(
     """Train a small classifier; alone, or with the other ranks."""
     model = classifier(norm=norm).to(device, getattr(torch, dtype))
     called = DistributedDataParallel(model) if ddp else model
-    inputs, target = (tensor.to(device) for tensor in batch(rank if own_data else 9))
-    inputs = inputs.to(getattr(torch, dtype))
+    batches = [batch(rank if own_data else 9)] if shared or not own_data else [batch(0), batch(1)]
+    batches = [(x.to(device, getattr(torch, dtype)), y.to(device)) for x, y in batches]
+    if as_is:
+        options["gradient_config"] = None
     optimizer: BFO = getattr(library, cls)(
         model.parameters(),
         population_size=population_size,
@@ -88,14 +95,18 @@ def train(
     def closure() -> Tensor:
         nonlocal calls
         calls += 1
-        loss = nn.functional.cross_entropy(called(inputs), target)
+        loss = torch.stack([nn.functional.cross_entropy(called(x), y) for x, y in batches]).mean()
+        if collective:
+            dist.all_reduce(loss.detach().clone())
+        if rank == unlearnable:
+            return loss.detach()
         if cls == "HybridBFO":
             optimizer.zero_grad()
             loss.backward()
         return loss
 
-    objective = ModelObjective(model, nn.functional.cross_entropy, (inputs, target)) if batched else closure
-    handle = distribute(optimizer, timeout=10) if shared else contextlib.nullcontext()
+    objective = ModelObjective(model, nn.functional.cross_entropy, batches[0]) if batched else closure
+    handle = distribute(optimizer, data=data, timeout=10) if shared else contextlib.nullcontext()
     forward = DistributedDataParallel.forward
     if rechunk is not None:
         optimizer.param_groups[0]["chunk_size"] = rechunk
@@ -175,12 +186,12 @@ class QuarrelError(ValueError):
     """A closure's own kind of error."""
 
 
-def raises(rank: int, *, where: str, error: str = "QuarrelError", who: int = 1) -> Facts:
+def raises(rank: int, *, where: str, error: str = "QuarrelError", who: int = 1, data: str = "same") -> Facts:
     """Step; step with an error on one rank, somewhere; then step again."""
     param = torch.full((4,), 2.0)
     cls = library.HybridBFO if where == "gradient" else BFO
     optimizer = cls([param], population_size=6, swim_length=2, generator=torch.Generator().manual_seed(1))
-    handle = distribute(optimizer, timeout=5)
+    handle = distribute(optimizer, data=data, timeout=5)
     calls, angry = 0, False
     kinds: dict[str, type[BaseException]] = {"QuarrelError": QuarrelError, "KeyboardInterrupt": KeyboardInterrupt}
 
@@ -362,9 +373,28 @@ def part_of_a_job(rank: int) -> Facts:
     return {"found": found, "population": optimizer.population.tolist()}
 
 
+def sharded(rank: int, *, how: str) -> Facts:
+    """What an optimizer says to the parameters of FSDP."""
+    from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+
+    model = classifier()
+    if how == "fsdp2":
+        fully_shard(model)
+    else:
+        cpu = torch.device("cpu")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it is for accelerators
+            model = FullyShardedDataParallel(model, use_orig_params=how == "fsdp1-orig", device_id=cpu)
+    try:
+        BFO(model.parameters())
+    except library.BFOError as caught:
+        return describe(caught)
+    return {}
+
+
 PROGRAMS: dict[str, Callable[..., Facts]] = {
     found.__name__: found
-    for found in (train, swims, counts_bytes, raises, goes, disagrees, resumes, comes_alone, part_of_a_job)
+    for found in (train, swims, counts_bytes, raises, goes, disagrees, resumes, comes_alone, part_of_a_job, sharded)
 }
 
 

@@ -2,59 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 
 from pytorch_bfo_optimizer import BFO
-from pytorch_bfo_optimizer.distributed import checksum_of, distribute
+from pytorch_bfo_optimizer.distributed import distribute
 from pytorch_bfo_optimizer.errors import DistributedError
+from pytorch_bfo_optimizer.sharing import checksum_of
 
 Job = Callable[..., list[dict[str, Any]]]
-
-
-@pytest.fixture(scope="module")
-def job() -> Iterator[Job]:
-    """Run a program on some ranks, and return what each found; None of them outlives `seconds`."""
-    command = [sys.executable, "-W", "error", str(Path(__file__).with_name("rank_programs.py"))]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-
-        def run(
-            program: str, *, size: int = 2, seconds: float = 30.0, stuck: Sequence[int] = (), **options: Any
-        ) -> list[dict[str, Any]]:
-            assert process.stdin is not None
-            assert process.stdout is not None
-            asked = {"program": program, "size": size, "seconds": seconds, "stuck": stuck, **options}
-            process.stdin.write(json.dumps(asked) + "\n")
-            process.stdin.flush()
-            found: list[dict[str, Any]] = json.loads(process.stdout.readline())
-            for facts in found:
-                assert "failed" not in facts, facts["failed"]
-            return found
-
-        yield run
-        assert process.stdin is not None
-        process.stdin.close()
-
-
-@pytest.fixture(scope="module")
-def alone(job: Job) -> Callable[..., dict[str, Any]]:
-    """What one process without `distribute` finds, asked once of each."""
-    found: dict[str, dict[str, Any]] = {}
-
-    def train(**options: Any) -> dict[str, Any]:
-        key = json.dumps(options)
-        if key not in found:
-            (found[key],) = job("train", size=1, shared=False, **options)
-        return found[key]
-
-    return train
 
 
 def without_calls(facts: dict[str, Any]) -> dict[str, Any]:
@@ -253,6 +212,11 @@ def test_without_a_job_it_says_so() -> None:
             distribute(optimizer, timeout=timeout)
 
 
+def test_another_kind_of_data_is_refused_by_name() -> None:
+    with pytest.raises(DistributedError, match=r"data is 'mine': it must be one of 'same', 'own'"):
+        distribute(BFO([torch.zeros(2)]), data="mine")  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_the_checksum_notices_one_bit_and_an_exchange_of_members(dtype: torch.dtype) -> None:
     values = torch.randn(5, 7, generator=torch.Generator().manual_seed(0)).to(dtype)
@@ -272,3 +236,11 @@ def test_some_ranks_of_a_job_can_share_a_colony_and_again(job: Job) -> None:
     assert [found[:2] for found in one["found"]] == [[0, 2]] * 2
     assert [found[:2] for found in other["found"]] == [[1, 2]] * 2
     assert one["population"] == other["population"]
+
+
+@pytest.mark.parametrize("how", ["fsdp2", "fsdp1", "fsdp1-orig"])
+def test_sharded_parameters_are_refused_with_the_way_that_works(job: Job, how: str) -> None:
+    for facts in job("sharded", how=how):
+        assert facts["type"] == "UnsupportedParameterError"
+        assert "parameter 0 is one process's part of a" in facts["text"]
+        assert 'distribute(optimizer, data="own")' in facts["text"]

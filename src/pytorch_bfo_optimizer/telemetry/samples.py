@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 
 from pytorch_bfo_optimizer.errors import UnsupportedGradientError
+from pytorch_bfo_optimizer.flat import is_marked_as_shard, is_sharded
 
 _PLAIN = (Tensor, torch.nn.Parameter)
-_SHARDED = frozenset({"_fsdp_flattened", "_is_flat_param"})
-"""How FSDP marks a parameter that holds one process's part of several."""
 _NARROWEST = 2
 """Bytes of the narrowest dtype whose gradients are measured; float8 has no arithmetic of its own."""
 
@@ -41,10 +40,9 @@ def take(name: str, parameter: Tensor, gradient: Tensor) -> Sample:
 
 
 def _elements(name: str, parameter: Tensor, gradient: Tensor) -> Tensor:
-    # (vars() of a tensor: hasattr would raise and catch at each plain one.)
-    if type(parameter) not in _PLAIN or not _SHARDED.isdisjoint(vars(parameter)):
+    if type(parameter) not in _PLAIN or is_marked_as_shard(parameter):
         _refuse_shards(name, "parameter", parameter)
-    if type(gradient) not in _PLAIN or not _SHARDED.isdisjoint(vars(gradient)) or gradient.is_nested:
+    if type(gradient) not in _PLAIN or is_marked_as_shard(gradient) or gradient.is_nested:
         _refuse_shards(name, "gradient", gradient)
         what = "nested tensor" if gradient.is_nested else type(gradient).__name__
         raise UnsupportedGradientError(f"{name}: its gradient is a {what}, and no plain tensor")
@@ -64,7 +62,7 @@ def _elements(name: str, parameter: Tensor, gradient: Tensor) -> Tensor:
 
 def _refuse_shards(name: str, what: str, tensor: Tensor) -> None:
     """Raise if one process holds a part of this tensor alone; other subclasses are none of our business."""
-    if hasattr(tensor, "to_local") or not _SHARDED.isdisjoint(vars(tensor)):
+    if is_sharded(tensor):
         raise UnsupportedGradientError(
             f"{name}: its {what} is one process's part of a {type(tensor).__name__} (FSDP or tensor parallel), whose "
             "norm the processes have to add up: use torch.nn.utils.get_total_norm (FSDP1: model.clip_grad_norm_), or "
