@@ -133,3 +133,18 @@ def _dispatch_engine(roots: Any, weights: Any, *args: Any, **kwargs: Any) -> Any
 
     handler(BackwardCall(tuple(roots), tuple(weights), run))
     return ()
+
+
+@contextmanager
+def losses_alone() -> Iterator[None]:
+    """Tell closures of this library that run backward by themselves that nobody here wants a gradient."""
+    before, _local.losses_alone = getattr(_local, "losses_alone", False), True
+    try:
+        yield
+    finally:
+        _local.losses_alone = before
+
+
+def losses_alone_wanted() -> bool:
+    """Whether a closure that runs in this thread is asked for its loss alone, and nobody intercepts backward."""
+    return getattr(_local, "losses_alone", False) and getattr(_local, "handler", None) is None

@@ -19,6 +19,7 @@ from torch.func import functional_call
 
 from pytorch_bfo_optimizer.errors import LossTypeError, ObjectiveError
 from pytorch_bfo_optimizer.flat import ParameterVector
+from pytorch_bfo_optimizer.interception import losses_alone
 
 logger = logging.getLogger("pytorch_bfo_optimizer")
 
@@ -139,7 +140,7 @@ class MemberEvaluator(PiecewiseEvaluator):
         """One call of the closure."""
         self.vector.write_(position_PD[unit[0]])
         self.evaluations += 1
-        with torch.set_grad_enabled(self.grad_enabled):
+        with torch.set_grad_enabled(self.grad_enabled), losses_alone():
             value = self.closure()
         return as_loss(value, dtype=self.dtype, device=position_PD.device)
 

@@ -16,6 +16,43 @@ from pytorch_bfo_optimizer.objective import as_batched
 from pytorch_bfo_optimizer.smart_closure import SmartClosure
 
 
+class Conditions:
+    """What an evaluation meets, noted when this is made: torch's global random state, and the buffers of `modules`.
+
+    The random state is the CPU's, and that of CUDA devices that hold a tensor of `modules`.
+    """
+
+    def __init__(self, modules: Iterable[nn.Module]) -> None:
+        modules = list(modules)
+        devices = {tensor.device for module in modules for tensor in (*module.parameters(), *module.buffers())}
+        kept = [torch.device("cpu"), *sorted((d for d in devices if d.type == "cuda"), key=str)]
+        self._random = [(device, _random_state(device)) for device in kept]
+        found = {id(part): part for module in modules for part in module.modules()}
+        self._buffers = [
+            (part, name, buffer, buffer.detach().clone())
+            for part in found.values()
+            for name, buffer in part._buffers.items()
+            if buffer is not None
+        ]
+
+    @property
+    def buffers_moved(self) -> bool:
+        """Whether a buffer holds something else now."""
+        return any(
+            module._buffers.get(name) is not buffer or not torch.equal(buffer, values)
+            for module, name, buffer, values in self._buffers
+        )
+
+    def put_back(self) -> None:
+        """Set random state and buffers to what they were."""
+        for device, state in self._random:
+            _set_random_state(device, state)
+        with torch.no_grad():
+            for module, name, buffer, values in self._buffers:
+                buffer.copy_(values)
+                module._buffers[name] = buffer  # (a module may have put another tensor in its place)
+
+
 class SteadyClosure:
     """A closure for one step of an optimizer that evaluates it several times.
 
@@ -44,51 +81,34 @@ class SteadyClosure:
         self.closure = closure
         self.modules = [modules] if isinstance(modules, nn.Module) else list(modules)
         self.evaluations = 0
-        self._random: list[tuple[torch.device, Tensor]] = []
-        self._buffers: list[tuple[nn.Module, str, Tensor, Tensor]] = []
+        self._conditions: Conditions | None = None
 
     def __call__(self) -> Any:
         """Evaluate under the conditions of the first call."""
-        if self.evaluations == 0:
-            self._note()
+        if self._conditions is None:
+            self._conditions = Conditions(self.modules)
         else:
-            self.put_back()
+            self._conditions.put_back()
         self.evaluations += 1
         return self.closure()
 
     def put_back(self) -> None:
         """Set random state and buffers to what the first call met; nothing where there was none."""
-        for device, state in self._random:
-            _set_random_state(device, state)
-        with torch.no_grad():
-            for module, name, buffer, values in self._buffers:
-                buffer.copy_(values)
-                module._buffers[name] = buffer  # (a module may have put another tensor in its place)
+        if self._conditions is not None:
+            self._conditions.put_back()
 
     def settle(self) -> None:
         """Let the buffers have seen one evaluation: that of the parameters as the step left them.
 
-        Costs a forward pass, without gradients, where there were several evaluations and there are buffers; else
+        Costs a forward pass, without gradients, where there were several evaluations and a buffer has moved; else
         nothing. `.grad` stays as it is, and a backward pass that the closure asks for is not run.
         """
-        if self.evaluations < 2 or not self._buffers:
+        if self.evaluations < 2 or self._conditions is None or not self._conditions.buffers_moved:
             return
         self.put_back()
         params = [param for module in self.modules for param in module.parameters()]
         with torch.no_grad():
             SmartClosure(self.closure, params)()
-
-    def _note(self) -> None:
-        devices = {tensor.device for module in self.modules for tensor in (*module.parameters(), *module.buffers())}
-        kept = [torch.device("cpu"), *sorted((d for d in devices if d.type == "cuda"), key=str)]
-        self._random = [(device, _random_state(device)) for device in kept]
-        found = {id(part): part for module in self.modules for part in module.modules()}
-        self._buffers = [
-            (part, name, buffer, buffer.detach().clone())
-            for part in found.values()
-            for name, buffer in part._buffers.items()
-            if buffer is not None
-        ]
 
 
 def steady_step(

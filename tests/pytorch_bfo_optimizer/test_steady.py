@@ -152,6 +152,17 @@ def test_a_buffer_that_is_replaced_is_held_too() -> None:
     assert float(model.calls) == 1
 
 
+def test_buffers_that_never_move_cost_no_evaluation() -> None:
+    model = network().eval()
+    calls: list[int] = []
+    closure = loss_of(model)
+    steady = SteadyClosure(lambda: (calls.append(1), closure())[1], model)
+    steady()
+    steady()
+    steady.settle()
+    assert len(calls) == 2
+
+
 def test_a_batched_objective_is_refused_with_its_own_way() -> None:
     x, y = digits()
     model = nn.Linear(64, 10)
