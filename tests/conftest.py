@@ -16,9 +16,16 @@ from bfo_diag.records import Finding, Run
 # Before torch is imported, here and in what tests start: on tensors as small as these a second thread does nothing
 # but wait in a loop, which costs more than the work, and ten times as much where the other core is busy.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-
 TARGETS = Path(__file__).parent / "targets"
 Capture = Callable[..., tuple[Run, tuple[Finding, ...]]]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled_first() -> None:
+    """Compile something: what dynamo finds in `LBFGS.step` depends on whether it came before the first LBFGS."""
+    import torch
+
+    torch.compile(lambda x: x + 1, backend="eager")(torch.ones(1))
 
 
 @pytest.fixture
