@@ -35,7 +35,7 @@ demo: $(VENV)/.demo  ## Review the built-in cases: gradients, compile, bench; a 
 	$(BIN)/bfo-diag review --force
 
 test: $(VENV)/.test  ## Run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 # (A plain install of this torch brings its CUDA packages, some 5 GB.)
 .venv-torch-2.11/.test: pyproject.toml

@@ -244,7 +244,9 @@ class ColonyKeeper(Optimizer, Generic[ColonyT, HyperparametersT]):
         self._kept_state()["rng_state"] = self.generator.get_state()
         found: dict[str, Any] = super().state_dict()
         # torch hands out the live dicts; a copy stays the snapshot that goes with this generator state
-        found["state"] = {key: dict(kept) for key, kept in found["state"].items()}
+        found["state"] = {
+            key: {name: _apart(name, value) for name, value in kept.items()} for key, kept in found["state"].items()
+        }
         return found
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -308,6 +310,14 @@ class ColonyKeeper(Optimizer, Generic[ColonyT, HyperparametersT]):
         if random is not None:
             self._generator = torch.Generator(random[0])
             self._generator.set_state(random[1])
+
+
+def _apart(name: str, value: Any) -> Any:
+    """The value in memory of its own, as `torch.distributed.checkpoint` needs it, which reads a file into it in place.
+
+    The members' positions share none with each other, and are left where they are; the rest is small beside them.
+    """
+    return value.clone() if isinstance(value, Tensor) and name not in ("position", "archive") else value
 
 
 def _own_generator(device: torch.device) -> torch.Generator:
