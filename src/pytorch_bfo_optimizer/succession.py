@@ -114,7 +114,8 @@ def _tolerance(level: float, dtype: torch.dtype) -> float:
 def told(clock: Clock, losses: list[float], dtype: torch.dtype) -> dict[str, Any]:
     """What these losses of a generation, +inf where not finite, change on the clock of its season."""
     if clock.season == MOMENTUM:
-        total = clock.stalled + sum(losses) / len(losses)
+        finite = [loss for loss in losses if loss < math.inf]  # one overflow must not hide what the others found
+        total = clock.stalled + (sum(finite) / len(finite) if finite else clock.level)
         if (clock.age + 1) % WINDOW:
             return {"stalled": total}
         mean = total / WINDOW
