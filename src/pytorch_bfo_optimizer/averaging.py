@@ -14,9 +14,6 @@ from pytorch_bfo_optimizer.objective import PiecewiseEvaluator
 from pytorch_bfo_optimizer.sharing import Exchange, checksum_of
 from pytorch_bfo_optimizer.smart_closure import ClosureGradient
 
-NOTHING, LOSS, GRADIENT = 0.0, 1.0, 2.0
-"""What a rank has found where a gradient is asked for: a loss with a gradient, a loss alone, or neither."""
-
 
 class AveragedEvaluator:
     """Evaluates every member on this rank's data, and takes the mean of what the ranks find.
@@ -71,24 +68,16 @@ def averaged_gradient(take: Callable[[], ClosureGradient], ranks: Exchange) -> C
     except BaseException as raised:
         ranks.failed(raised)
         raise
-    state = GRADIENT if found is not None else NOTHING if none is None or none.loss is None else LOSS
-    states = ranks.exchange(torch.tensor([state], dtype=torch.float64), 1, checksum=0, error=error)[:, 0].tolist()
-    if found is None or min(states) < GRADIENT:
-        raise _no_gradient(found, none, states)
+    told = torch.tensor([found is not None], dtype=torch.float64)
+    reached = ranks.exchange(told, 1, checksum=0, error=error)[:, 0].tolist()
+    if none is not None:
+        raise none
+    assert found is not None
+    without = [str(rank) for rank, has_one in enumerate(reached) if not has_one]
+    if without:  # all go on alike
+        why = f"rank {', '.join(without)} has no gradient to average"
+        raise NoGradientError(why, reason="unreached", loss=found.loss)
     return found._replace(grads=_averaged(found.grads, ranks))
-
-
-def _no_gradient(
-    found: ClosureGradient | None, none: NoGradientError | None, states: Sequence[float]
-) -> NoGradientError:
-    """What is raised on this rank, so that all go on alike: none of them has a gradient, or a loss, if one has not."""
-    if none is None:
-        assert found is not None
-        without = ", ".join(str(rank) for rank, state in enumerate(states) if state != GRADIENT)
-        none = NoGradientError(f"rank {without} has no gradient to average", reason="unreached", loss=found.loss)
-    if NOTHING in states:
-        none.loss = None
-    return none
 
 
 def _averaged(grads: Sequence[Tensor], ranks: Exchange) -> list[Tensor]:

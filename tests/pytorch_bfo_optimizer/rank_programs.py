@@ -31,6 +31,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import pytorch_bfo_optimizer as library
 from pytorch_bfo_optimizer import BFO, FunctionObjective, ModelObjective
 from pytorch_bfo_optimizer.distributed import distribute
+from pytorch_bfo_optimizer.ranks import Ranks
 
 Facts = dict[str, Any]
 
@@ -373,6 +374,15 @@ def part_of_a_job(rank: int) -> Facts:
     return {"found": found, "population": optimizer.population.tolist()}
 
 
+def means(rank: int) -> Facts:
+    """The mean of what each rank brings."""
+    values = torch.tensor([1.0, 10.0]) * (rank + 1)
+    ranks = Ranks(None, timeout=10)
+    ranks.mean_(values)
+    ranks.close()
+    return {"mean": values.tolist()}
+
+
 def sharded(rank: int, *, how: str) -> Facts:
     """What an optimizer says to the parameters of FSDP."""
     from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
@@ -392,10 +402,8 @@ def sharded(rank: int, *, how: str) -> Facts:
     return {}
 
 
-PROGRAMS: dict[str, Callable[..., Facts]] = {
-    found.__name__: found
-    for found in (train, swims, counts_bytes, raises, goes, disagrees, resumes, comes_alone, part_of_a_job, sharded)
-}
+_ALL = (train, swims, counts_bytes, raises, goes, disagrees, resumes, comes_alone, part_of_a_job, means, sharded)
+PROGRAMS: dict[str, Callable[..., Facts]] = {program.__name__: program for program in _ALL}
 
 
 def run_rank(rank: int, size: int, stuck: list[int], into: Path, program: str, options: Facts) -> None:

@@ -6,6 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
+
+from pytorch_bfo_optimizer.averaging import averaged_gradient
+from pytorch_bfo_optimizer.smart_closure import ClosureGradient
 
 Job = Callable[..., list[dict[str, Any]]]
 OWN = {"own_data": True, "data": "own"}
@@ -80,3 +85,37 @@ def test_an_exception_on_one_rank_ends_the_step_on_all(job: Job, where: str, who
         assert facts["seconds"] < 4
         assert facts["then"] < facts["first"]
     assert found[0]["population"] == found[1]["population"]
+
+
+def test_a_mean_is_no_sum(job: Job) -> None:
+    assert [facts["mean"] for facts in job("means", size=3)] == [[2.0, 20.0]] * 3
+
+
+class TwoRanks:
+    """Stands in for a `Distribution`: the other rank brings the same loss, and gradients of one."""
+
+    rank, world_size = 0, 2
+
+    def __init__(self) -> None:
+        self.sent: list[Tensor] = []
+
+    def exchange(self, losses: Tensor, largest: int, *, checksum: int, error: Exception | None) -> Tensor:
+        return torch.stack([losses, losses])
+
+    def failed(self, error: BaseException) -> None:
+        raise AssertionError(error)
+
+    def mean_(self, values: Tensor) -> None:
+        self.sent.append(values.clone())
+        values.add_(1).div_(2)
+
+
+def test_gradients_of_each_dtype_go_in_one_message_in_float32_at_least() -> None:
+    ranks = TwoRanks()
+    grads = [torch.full((2, 3), 3.0), torch.full((4,), 5.0, dtype=torch.bfloat16), torch.full((), 7.0)]
+    found = averaged_gradient(lambda: ClosureGradient(1.5, grads, [True] * 3), ranks)
+    assert [(len(sent), sent.dtype) for sent in ranks.sent] == [(7, torch.float32), (4, torch.float32)]
+    assert [(tuple(grad.shape), grad.dtype) for grad in found.grads] == [(tuple(g.shape), g.dtype) for g in grads]
+    assert [grad.unique().item() for grad in found.grads] == [2.0, 3.0, 4.0]
+    assert found.loss == 1.5
+    assert float(grads[0].max()) == 3.0  # what the closure left in .grad is as it was
