@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bfo_diag.attempt import call_through
 from bfo_diag.errors import TargetLoadError
@@ -93,11 +94,36 @@ def module_case(module: torch.nn.Module, specs: tuple[str, ...], device: str, se
     return Case(step=step, model=module, inputs=inputs, name=type(module).__name__)
 
 
-class ModuleStep:
+class StepInPart(ABC):
+    """A step of which torch.compile gets only a part: `function`, which the step calls with arguments like `inputs`."""
+
+    __slots__ = ()
+
+    part_name: str = ""
+    """What to call `function`, where it is less than what was named."""
+    function: Callable[..., Any]
+    inputs: tuple[Any, ...]
+
+    def __call__(self) -> Any:
+        """Run the step, and return its loss."""
+        return self.through(self.function)
+
+    @abstractmethod
+    def through(self, function: Callable[..., Any]) -> Any:
+        """Run the step with `function` (its compiled form, say) in the place of its own, backward included."""
+
+    def run_part(self, function: Callable[..., Any]) -> Any:
+        """Run what comes of `function` alone, backward included, and no optimizer of the framework's own."""
+        return self.through(function)
+
+
+class ModuleStep(StepInPart):
     """A step of a module that has only inputs: forward, and backward from a random projection of its outputs."""
 
+    function: torch.nn.Module
+
     def __init__(self, module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], device: str, seed: int) -> None:
-        self.module = module
+        self.function = module
         self.inputs = inputs
         self._device = device
         self._seed = seed
@@ -105,7 +131,7 @@ class ModuleStep:
 
     def __call__(self) -> torch.Tensor:
         """Run the step, and return its loss."""
-        loss = self._loss(self.module)
+        loss = self._loss(self.function)
         loss.backward()
         return loss
 
@@ -141,11 +167,11 @@ class ModuleStep:
         return torch.randn(output.shape, generator=torch.Generator().manual_seed(self._seed)).to(output)
 
     def _outputs(self, forward: Callable[..., object]) -> list[torch.Tensor]:
-        self.module.zero_grad()
+        self.function.zero_grad()
         outputs = _float_outputs(call_through(forward, self.inputs, {}))
         if not outputs:
             raise TargetLoadError(
-                f"{type(self.module).__name__}.forward returned no floating-point tensor to go back from",
+                f"{type(self.function).__name__}.forward returned no floating-point tensor to go back from",
                 mend="name a step of your own that computes a loss",
             )
         return outputs

@@ -1,4 +1,4 @@
-"""What of a target is compiled, and how it is called: the step, the module of a module, the step of an optimizer."""
+"""What of a target is compiled, and how it is called: the whole step, or the part of it that its framework compiles."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch._dynamo
 from bfo_diag.attempt import call_through
 from bfo_diag.cases.optimizer_step import optimizer_case
 from bfo_diag.errors import TargetLoadError
-from bfo_diag.inputs import ModuleStep
+from bfo_diag.inputs import StepInPart
 from bfo_diag.records import Case
 from bfo_diag.targets import Target
 
@@ -27,15 +27,26 @@ class Subject:
 
     def call(self, function: Callable[..., Any], number: int) -> Any:
         """Run call `number` through `function`: the function itself, or its compiled form."""
-        if isinstance(self.case.step, ModuleStep):
+        if isinstance(self.case.step, StepInPart):
             return self.case.step.through(function)
         return call_through(function, self.case.arguments(number), {})
 
+    def call_part(self, function: Callable[..., Any], number: int) -> Any:
+        """Run call `number` without what can't be compiled with `function`: an optimizer that a framework steps."""
+        if isinstance(self.case.step, StepInPart):
+            return self.case.step.run_part(function)
+        return self.call(function, number)
+
     def arguments(self, number: int) -> tuple[Any, ...]:
         """Return what `function` is called with."""
-        if isinstance(self.case.step, ModuleStep):
+        if isinstance(self.case.step, StepInPart):
             return tuple(self.case.step.inputs)
         return self.case.arguments(number)
+
+    @property
+    def part(self) -> str | None:
+        """What `function` is where it is a part of a framework's step, None where it is all that is examined."""
+        return self.case.step.part_name or None if isinstance(self.case.step, StepInPart) else None
 
     @property
     def shapes_given(self) -> int:
@@ -73,7 +84,7 @@ def _of_the_run(target: Target) -> dict[str, Any]:
 
 def _subject(case: Case) -> Subject:
     step = case.step
-    return Subject(case, step.module if isinstance(step, ModuleStep) else step)
+    return Subject(case, step.function if isinstance(step, StepInPart) else step)
 
 
 def as_it_is(target: Target) -> tuple[Subject, bool]:

@@ -1,7 +1,7 @@
 """From the text `file.py:name` or `pkg.mod:name` to a `Target` that makes a fresh `Case`.
 
 What a name may be: a factory that returns a `Case` (or a module, or a step), a closure or step without arguments,
-an `nn.Module` (or its class) with inputs, a `torch.optim.Optimizer` class.
+an `nn.Module` (or its class) with inputs, a `torch.optim.Optimizer` class, or what a framework trains.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from bfo_diag import frames
+from bfo_diag import frames, framework_targets
 from bfo_diag.attempt import attempt
 from bfo_diag.errors import TargetLoadError
 from bfo_diag.inputs import EXAMPLE, module_case, parse_input
@@ -32,7 +32,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Target:
-    """What TARGET was found to be. `kind` is step, module or optimizer; `make` gives a fresh case of the first two."""
+    """What TARGET was found to be: `kind` is step, module, training step (of a framework) or optimizer.
+
+    `make` gives a fresh case of all but the last.
+    """
 
     record: CaseRecord
     kind: str
@@ -52,6 +55,11 @@ class Target:
         torch.manual_seed(self.seed)
         if self.kind == "module":
             return module_case(self._module(), self.inputs, self.device, self.seed)
+        if self.kind == framework_targets.KIND:
+            made = self.resolve(self.value() if inspect.isclass(self.value) else self.value)
+            if made is None:
+                raise TargetLoadError(f"{self.record.target}: calling it made nothing that a framework trains")
+            return made
         return Case(step=self.value, name=self.record.name)
 
     def resolve(self, returned: object) -> Case | None:
@@ -60,6 +68,8 @@ class Target:
 
         if isinstance(returned, Case):
             return returned
+        if not self.inputs and (trained := framework_targets.case_of(returned, self.device)) is not None:
+            return trained
         if isinstance(returned, torch.nn.Module):
             return module_case(returned, self.inputs, self.device, self.seed)
         if inspect.isfunction(returned) or isinstance(returned, functools.partial):
@@ -157,6 +167,8 @@ def load(text: str, *, inputs: tuple[str, ...] = (), device: str = "cpu", seed: 
     value, module = imported(text)
     kind = _kind(value, text, inputs)
     file, line = _definition(value, module)
+    if kind == framework_targets.KIND and frames.owner_of_file(file or "") is not frames.Owner.USER:
+        file, line = module.__file__, None  # a Trainer of the framework's own class: what it trains stands in the file
     identity = case_id(text, file, inputs, device, seed)
     shown = f"{Path(where).stem if from_file else where.rpartition('.')[2]}-{name}"
     record = CaseRecord(identity, shown, text, kind, file, line, inputs, device, seed)
@@ -320,6 +332,10 @@ def _kind(value: Any, text: str, inputs: tuple[str, ...]) -> str:
     cls = value.func if isinstance(value, functools.partial) else value
     if inspect.isclass(cls) and issubclass(cls, torch.optim.Optimizer):
         return "optimizer"
+    if not inputs and framework_targets.is_trained(value):
+        if inspect.isclass(value):
+            _refuse_arguments(value, text, "its class wants arguments")
+        return framework_targets.KIND
     if isinstance(value, torch.nn.Module) or (inspect.isclass(cls) and issubclass(cls, torch.nn.Module)):
         if not inputs:
             raise TargetLoadError(

@@ -28,8 +28,8 @@ def _common(
         typer.Argument(
             metavar="TARGET",
             help="path/to/file.py:name or package.module:name, where name is a step or closure without arguments, a "
-            "factory of a bfo_diag.Case, an nn.Module, or a torch.optim.Optimizer class. Without it the built-in "
-            "cases run.",
+            "factory of a bfo_diag.Case, an nn.Module, what a framework trains (a LightningModule, a Trainer, a "
+            "Learner), or a torch.optim.Optimizer class. Without it the built-in cases run.",
             show_default=False,
         ),
     ] = None,

@@ -50,6 +50,7 @@ def survey(request: Request, *, calls: int, backend: str, role: str) -> Iterator
         {
             "factory": factory,
             "kind": target.kind,
+            "compiled": subject.part,
             "compiles_itself": compiles_itself,
             "bypassed": [] if compiles_itself else compiled_names(subject.case),
             "disabled_by": _disabled_by(subject),
@@ -76,9 +77,9 @@ def _coverage(target: Target, *, factory: bool, calls: int, compiles_itself: boo
     def counted_eagerly() -> int:
         subject = fresh(target, factory=factory)
         with torch.compiler.set_stance("force_eager"):
-            subject.call(subject.function, 0)  # what an optimizer sets up at its first step is not counted
+            subject.call_part(subject.function, 0)  # what an optimizer sets up at its first step is not counted
             for number in range(min(subject.shapes_given, _COUNTED_CALLS)):
-                inside, around = coverage.outermost(functools.partial(subject.call, subject.function, number))
+                inside, around = coverage.outermost(functools.partial(subject.call_part, subject.function, number))
                 eager.update(inside + around)
         return min(subject.shapes_given, _COUNTED_CALLS)
 
@@ -87,9 +88,9 @@ def _coverage(target: Target, *, factory: bool, calls: int, compiles_itself: boo
         function = subject.function
         compiled = function if compiles_itself else torch.compile(function, backend="aot_eager")
         for number in range(calls):
-            subject.call(compiled, number)
+            subject.call_part(compiled, number)
         for number in range(different):
-            outside.update(coverage.outermost(functools.partial(subject.call, compiled, number))[1])
+            outside.update(coverage.outermost(functools.partial(subject.call_part, compiled, number))[1])
 
     done: Attempt[Any] = attempt(counted_eagerly)
     if done.value is not None:

@@ -206,6 +206,9 @@ def _target_table(analysis: Analysis) -> Table:
     note = "explain: torch._dynamo.explain, which reports one less than its graphs, of one call"
     if analysis.subject.get("compiles_itself"):
         note = "the target compiles parts of itself: examined as it is, with its own backend and mode"
+    part = analysis.subject.get("compiled")
+    if part is not None:
+        note += f"\ncompiled: {part}, as its framework does it; operations are those of forward, loss and backward"
     return Table(title="Compile", columns=("", "what happened", "what explain says"), rows=tuple(rows), caption=note)
 
 

@@ -40,6 +40,8 @@ class Sample:
     collected: set[int] = field(default_factory=set)
     """The ids of the parameters that were measured."""
     closures: list[FirstBackward] = field(default_factory=list)
+    hooks: dict[int, Any] = field(default_factory=dict)
+    """The hook on each optimizer, by its id."""
     refused: TelemetryError | None = None
     """Why they can't be measured. (Raised inside the target's step, it would look like the target's own.)"""
 
@@ -62,10 +64,18 @@ class Sampler:
             yield sample
         finally:
             hook.remove()
+            for on_one in sample.hooks.values():
+                on_one.remove()
             for closures in sample.closures:
                 closures.close()
 
-    def _before(
+    def _before(self, sample: Sample, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        """Look at an optimizer after all hooks of its own: one of them may bring the closure, as a Trainer's does."""
+        if id(optimizer) not in sample.hooks:
+            watch = functools.partial(self._steps, sample)
+            sample.hooks[id(optimizer)] = optimizer.register_step_pre_hook(watch)
+
+    def _steps(
         self, sample: Sample, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """Collect what an optimizer is about to use, at its first step; what a closure makes, when it has made it."""
