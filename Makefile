@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-torch-2.11 check wheel gpu peers clean
+.PHONY: help demo test test-fastai test-extras test-torch-2.11 check wheel gpu peers clean
 
 help:  ## List the targets
 	@grep -E '^[a-z0-9.-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -37,6 +37,24 @@ demo: $(VENV)/.demo  ## Review the built-in cases: gradients, compile, bench; a 
 test: $(VENV)/.test  ## Run the tests
 	$(BIN)/python -m pytest -n auto --dist loadfile
 
+# What fastai needs beyond .venv, in a folder in front of it: torch is not installed a second time, and torchvision, whose
+# build from PyPI does not import beside torch's for CPUs, not at all.
+FASTAI := fastai fastcore fastdownload fastprogress fasttransform plum-dispatch beartype pandas python-fasthtml \
+	starlette itsdangerous python-multipart
+
+.venv-fastai/.test: $(VENV)/.test constraints.txt
+	rm -rf .venv-fastai
+	$(PIP) --no-deps --no-compile --target .venv-fastai/site-packages $(FASTAI)
+	@touch $@
+
+test-fastai: .venv-fastai/.test  ## Run the tests that need fastai, in an environment of its own in front of .venv
+	PYTHONPATH=$(CURDIR)/.venv-fastai/site-packages $(BIN)/python -m pytest -k fastai \
+		tests/pytorch_bfo_optimizer/adapters/test_fastai.py tests/bfo_diag/framework_targets/test_fastai.py \
+		tests/docs/test_integrations.py
+
+test-extras: $(VENV)/.dev  ## Install each extra alone into a fresh environment, and run its tests there (minutes)
+	$(BIN)/python tests/check_extras.py
+
 # (A plain install of this torch brings its CUDA packages, some 5 GB.)
 .venv-torch-2.11/.test: pyproject.toml
 	$(PYTHON) -m venv .venv-torch-2.11
@@ -64,4 +82,4 @@ peers:  ## Measure the optimizers beside their peers, in an environment of its o
 	$(PYTHON) benchmarks/peers/run.py
 
 clean:  ## Remove what the others made (not logs/)
-	rm -rf $(VENV) .venv-torch-2.11 build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) .venv-fastai .venv-torch-2.11 build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

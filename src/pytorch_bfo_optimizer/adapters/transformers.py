@@ -136,7 +136,7 @@ class ClosureSteps(TrainerCallback):
         if not isinstance(optimizer, HybridBFO):
             closure = partial(_loss_alone, SmartClosure(closure, optimizer.vector.params))
         self._steady = SteadyClosure(closure, kept[0][0])
-        return (optimizer, self._steady), {}
+        return (optimizer, self._steady.__call__), {}  # a method: who watches closures sees functions alone
 
     def settle(self, optimizer: ColonyOptimizer[Any, Any], *_: Any) -> None:
         """A step hook: buffers move once, and the loss is noted."""
