@@ -9,6 +9,7 @@ from bfo_diag.commands import command_line
 from bfo_diag.errors import ExitCode
 from bfo_diag.findings import catalogue
 from bfo_diag.probes import Probe
+from bfo_diag.recognised import recognise, recognise_refusal
 from bfo_diag.records import SCHEMA, Finding, JSONValue, Outcome, Place, Run, Severity, dumps
 from bfo_diag.shown import Cell, Excerpt, Report, Review, Section
 
@@ -34,9 +35,12 @@ def _of_the_run(run: Run) -> list[Finding]:
         code = "TARGET-RAISED" if values["by_target"] else "DIAG-DEFECT"
         message = f"{values['type']}: {values['message']}"
         found.append(entries[code].finding(message, place=observation.place, evidence=(number,)))
+        known = recognise(values) if values["by_target"] else None
+        found.extend(_named(known, observation.place, number))
     for number, observation in run.of_kind("refused"):
         values = observation.values
         found.append(entries["TARGET-REFUSED"].finding(values["message"], fix=values["mend"], evidence=(number,)))
+        found.extend(_named(recognise_refusal(values), None, number))
     for number, observation in run.of_kind("died"):
         how = observation.values.get("signal") or f"exit status {observation.values.get('exit_status')}"
         found.append(entries["TARGET-DIED"].finding(f"the target's process ended: {how}", evidence=(number,)))
@@ -54,6 +58,13 @@ def _of_the_run(run: Run) -> list[Finding]:
         lines = tuple(number for number, _ in damaged[:_DAMAGED])
         found.append(entries["LOG-DAMAGED"].finding(f"{said}{more}", evidence=lines))
     return found
+
+
+def _named(code: str | None, place: Place | None, number: int) -> Iterator[Finding]:
+    """Yield the finding for an exception that has a name, beside that for its having been raised."""
+    if code is not None:
+        entry = catalogue()[code]
+        yield entry.finding(entry.why, place=place, evidence=(number,))
 
 
 def exit_code(run: Run, probe: Probe, found: tuple[Finding, ...], *, fail_on: tuple[str, ...]) -> ExitCode:

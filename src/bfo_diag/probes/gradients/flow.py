@@ -95,6 +95,12 @@ class StepTrace:
     scaled: bool = False
     """Whether a GradScaler scaled the loss: gradients are scaled until its optimizer steps."""
     optimizer_steps: int = 0
+    idle_steps: int = 0
+    """Those of them whose learning rate was 0 in every group."""
+    gradients_dropped: bool = False
+    """Whether the target set a `.grad` to None."""
+    fresh: int = 0
+    """Leaves that got a gradient since the optimizer that holds them last stepped."""
     cleared: int = 0
     """Leaves whose gradient was gone when their optimizer stepped."""
     zero_derivative: list[Flow] = field(default_factory=list)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bfo_diag.findings import catalogue
-from bfo_diag.probes.gradients import matrix_judge
+from bfo_diag.probes.gradients import closure_judge, matrix_judge, update_judge
 from bfo_diag.records import Finding, JSONValue, Observation, Place, Run, Severity
 
 EXPLODING_NORM = 1e4
@@ -73,20 +73,23 @@ def judge(run: Run) -> Iterator[Finding]:
     """Yield what the record says of gradients: cuts first, then what has none, then gradients that can't train."""
     yield from matrix_judge.judge(run)
     found = histories(run)
-    without = {name: history for name, history in found.items() if not history.has_gradient}
+    wanted = not closure_judge.takes_no_gradient(run)
+    without = {name: history for name, history in found.items() if wanted and not history.has_gradient}
     yield from _cuts(run, found, without)
     yield from _intermittent(run, found)
     yield from _no_operation_to_blame(run, found, without)
-    yield from _of_the_steps(run)
+    yield from _of_the_steps(run, gradient_wanted=wanted)
+    yield from closure_judge.judge(run)
+    yield from update_judge.judge(run)
     yield from _gradients(run, found)
 
 
-def _of_the_steps(run: Run) -> Iterator[Finding]:
+def _of_the_steps(run: Run, *, gradient_wanted: bool) -> Iterator[Finding]:
     """Yield what is wrong with a step as a whole."""
     steps = list(run.of_kind("step"))
     alone = [number for number, o in steps if o.values.get("backward_by") == "bfo-diag"]
     stepped = [number for number, o in steps if number in alone and o.values.get("optimizer_steps")]
-    if stepped:
+    if stepped and gradient_wanted:
         yield catalogue()["GRAD-STEP-WITHOUT-BACKWARD"].finding(
             "an optimizer stepped and the step ran no backward pass; bfo-diag ran it on the returned loss to go on.",
             evidence=tuple(stepped),

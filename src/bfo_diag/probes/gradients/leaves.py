@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -164,6 +165,14 @@ class Leaves:
                 if leaf is not None:
                     leaf.optimized = leaf.concerned = True
                     leaf.held_as = f"{type(optimizer).__name__}.param_groups[{number}]['params'][{position}]"
+
+    def held_by(self, optimizer: torch.optim.Optimizer) -> Iterator[Leaf]:
+        """Yield the leaves that are parameters of `optimizer`."""
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                leaf = self.find(parameter)
+                if leaf is not None:
+                    yield leaf
 
     def note_requires_grad(self, tensor: torch.Tensor, spot: frames.Spot | None) -> None:
         """Remember where `requires_grad` was set to False (None: it was set to True)."""

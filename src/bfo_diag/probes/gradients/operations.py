@@ -22,12 +22,15 @@ class Role(Enum):
     GRAD_MODE = "grad mode"
     REQUIRES_GRAD = "requires grad"
     SET_GRADIENT = "set gradient"
+    GRADIENT = "gradient"  # reads `.grad`
+    SEED = "seed"  # draws a random integer
+    COLLECTIVE = "collective"  # exchanges values between processes
 
 
 _QUERIES = frozenset(
     """size dim ndim shape stride numel nelement element_size storage_offset is_contiguous is_floating_point
     is_complex is_cuda is_cpu is_sparse is_quantized is_mkldnn is_meta is_nested is_leaf is_pinned is_shared
-    is_inference is_neg is_conj get_device device dtype layout grad grad_fn requires_grad name names retains_grad
+    is_inference is_neg is_conj get_device device dtype layout grad_fn requires_grad name names retains_grad
     output_nr _version _base itemsize nbytes data_ptr storage untyped_storage has_names result_type
     register_hook register_post_accumulate_grad_hook retain_grad __repr__ __str__ __format__ __hash__ __len__
     __bool__ is_nonzero is_same_size is_signed is_tensor is_storage is_set_to __contains__ equal allclose
@@ -45,6 +48,8 @@ _ZERO_DERIVATIVE = frozenset("round floor ceil trunc fix sign sgn round_ floor_ 
 _WRITES = frozenset(
     """__setitem__ __iadd__ __isub__ __imul__ __itruediv__ __ifloordiv__ __imod__ __ipow__ __imatmul__""".split()
 )
+_COLLECTIVES = frozenset({"torch.distributed.distributed_c10d", "torch._ops._c10d_functional"})
+"""Modules of the functions by which processes exchange values."""
 _SHOWN = {"__array__": "numpy", "__float__": "float()", "__int__": "int()", "__index__": "int()"}
 
 
@@ -81,8 +86,12 @@ def operation(function: Callable[..., Any]) -> Operation:
         return Operation("autograd.grad" if function is torch.autograd.grad else "backward", Role.BACKWARD)
     if name == "data" and setter:
         return Operation("data", Role.COMPUTE, sets_data=True)
-    if name == "grad" and setter:
-        return Operation(name, Role.SET_GRADIENT)
+    if name == "grad":
+        return Operation(name, Role.SET_GRADIENT if setter else Role.GRADIENT)
+    if name == "random_":
+        return Operation(name, Role.SEED)
+    if getattr(function, "__module__", None) in _COLLECTIVES:
+        return Operation(name, Role.COLLECTIVE)
     if setter or name in _QUERIES:
         return Operation(name, Role.QUERY)
     if name in _EXITS:

@@ -8,12 +8,15 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+import torch
+
 from bfo_diag.attempt import Attempt, attempt
 from bfo_diag.losses import loss_in, number_of
 from bfo_diag.probes import Progress
 from bfo_diag.probes.gradients.cuts import StepAnalysis, leaf_values
 from bfo_diag.probes.gradients.naming import name_case
 from bfo_diag.probes.gradients.trace import Trace
+from bfo_diag.probes.gradients.values import data_pointer
 from bfo_diag.records import Observation, Place
 from bfo_diag.targets import Target
 
@@ -48,6 +51,7 @@ def examine(trace: Trace, target: Target, *, steps: int) -> Iterator[Observation
         if result.ok and backward_by is None and loss is not None and loss.requires_grad and not loss.is_complex():
             backward = attempt(loss.sum().backward)
             backward_by = "bfo-diag"
+            trace.closures.forget_backwards()
             if not backward.ok:
                 result = replace(backward, value=None)
         name_case(trace, case)
@@ -63,6 +67,7 @@ class _Reporter:
         self._trace = trace
         self._last: dict[str, tuple[Any, ...]] = {}
         self._optimizers: list[dict[str, Any]] = []
+        self._norms: list[float] = []
 
     def step(
         self, number: int, result: Attempt[Any], *, step_ms: float, backward_by: str | None
@@ -84,6 +89,11 @@ class _Reporter:
                 "judged": analysis.judged,
                 "functional": trace.step.functional,
                 "optimizer_steps": trace.step.optimizer_steps,
+                "bare_steps": trace.closures.bare_steps,
+                "idle_steps": trace.step.idle_steps,
+                "scaled": trace.step.scaled,
+                "gradients_dropped": trace.step.gradients_dropped,
+                "moved": self._moved(),
                 "cleared": [leaf.shown for leaf in trace.leaves.members(trace.step.cleared)],
             },
             Place(step=number),
@@ -98,12 +108,29 @@ class _Reporter:
                 )
         for cut in analysis.cuts:
             yield cut.observation(number)
+        for closure_step in trace.closures.take():
+            yield closure_step.observation(number)
         yield from self._new_optimizers()
         yield from self._parameters(number, analysis)
         zero = [leaf for leaf in trace.leaves.reported() if leaf.stats and leaf.stats.get("grad_norm") == 0.0]
         if zero:
             yield from analysis.zero_derivatives(zero)
         yield from result.observations("step", step=number)
+
+    def _moved(self) -> bool | None:
+        """Whether a parameter that an optimizer holds has changed since the last step; None if that was not looked at.
+
+        It is looked at where no optimizer has stepped: something else may have moved them.
+        """
+        if self._trace.step.optimizer_steps:
+            return None
+        leaves = self._trace.leaves
+        with torch._C.DisableTorchFunction():  # (under the trace, this would be a use of the parameters)
+            held = [leaf.tensor.detach() for optimizer in leaves.optimizers for leaf in leaves.held_by(optimizer)]
+            plain = [tensor for tensor in held if data_pointer(tensor) is not None and tensor.is_floating_point()]
+            norms = [float(torch.linalg.vector_norm(tensor)) for tensor in plain]
+        before, self._norms = self._norms, norms
+        return norms != before if norms and before else None
 
     def _new_optimizers(self) -> Iterator[Observation]:
         for optimizer in self._trace.leaves.optimizers:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from bfo_diag.probes.gradients import closure_judge, matrix_judge
 from bfo_diag.probes.gradients import judge as judging
-from bfo_diag.probes.gradients import matrix_judge
 from bfo_diag.probes.gradients.judge import summarise as summarise
 from bfo_diag.records import Finding, Run
 from bfo_diag.shown import Cell, Chart, Series, Table
@@ -67,6 +67,8 @@ def verdict(run: Run, findings: tuple[Finding, ...]) -> str:
         return said + (f"; {odd} cells are not as they should be." if odd else ", each where it should.")
     found = judging.histories(run)
     with_gradient = sum(history.has_gradient for history in found.values())
+    if not with_gradient and closure_judge.takes_no_gradient(run):
+        return f"The optimizer asks for losses alone: none of {len(found)} parameters needs a gradient."
     not_measured = [h for h in found.values() if not h.has_gradient and h.last.get("status") == "not_measured"]
     if found and len(not_measured) == len(found):
         if any(observation.values.get("functional") for _, observation in run.of_kind("step")):

@@ -13,8 +13,8 @@ from __future__ import annotations
 import functools
 import operator
 import sys
-from collections.abc import Callable
-from types import FunctionType, MethodType
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -25,11 +25,16 @@ from torch.overrides import TorchFunctionMode
 from bfo_diag import frames
 from bfo_diag.attempt import call_through
 from bfo_diag.probes.gradients.backward import GradientChanges, bits, graph_leaves, inputs_of, why_missing
+from bfo_diag.probes.gradients.closures import ClosureWatch
 from bfo_diag.probes.gradients.flow import Backward, Flow, Reason, StepTrace
 from bfo_diag.probes.gradients.lineage import FUNCTION_APPLY, Lineage
 from bfo_diag.probes.gradients.operations import Operation, Role, operation
 from bfo_diag.probes.gradients.statistics import gradient_stats
 from bfo_diag.probes.gradients.values import numbers_in, one_value, tensors_in
+from bfo_diag.probes.gradients.watched import is_closure, watched
+
+_STACK_OF_A_TRAINER = 64
+"""Frames between a framework's call of optimizer.step and the user's own line, at most."""
 
 
 class Trace(TorchFunctionMode):
@@ -40,6 +45,7 @@ class Trace(TorchFunctionMode):
         self.lineage = Lineage()
         self.leaves = self.lineage.leaves
         self.step = StepTrace()
+        self.closures = ClosureWatch()
         self._grad_off: frames.Spot | None = None
         self._in_optimizer = 0
         self._stepping = False
@@ -68,6 +74,7 @@ class Trace(TorchFunctionMode):
         """Forget what the last step did, keep what is known of the leaves."""
         self.step = StepTrace()
         self.lineage.begin_step()
+        self.closures.begin_step()
         self._in_optimizer = 0
         self._stepping = True
         self._modules_seen.clear()
@@ -87,6 +94,11 @@ class Trace(TorchFunctionMode):
             return self._exit(op, func, args, kwargs)
         if op.role is Role.BACKWARD:
             return self._backward(op, func, args, kwargs)
+        if op.role is Role.SEED:
+            return self._seed(op, func, args, kwargs)
+        if op.role is Role.COLLECTIVE:
+            self.closures.exchanged()
+            return self._compute(op, func, args, kwargs)
         result = call_through(func, args, kwargs)
         if op.role is Role.GRAD_MODE:
             self._grad_off = None if torch.is_grad_enabled() else frames.innermost(frames.here(2))
@@ -95,11 +107,24 @@ class Trace(TorchFunctionMode):
         elif op.role is Role.REQUIRES_GRAD:
             spot = None if args[0].requires_grad else frames.innermost(frames.here(2))
             self.leaves.note_requires_grad(args[0], spot)
+        elif op.role is Role.GRADIENT and self._in_optimizer:
+            self.closures.gradient_read(sys._getframe(1))
         return result
 
+    def _seed(self, op: Operation, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Let a DataLoader seed its workers: it does so for each pass, without workers too, and nothing comes of it."""
+        if not sys._getframe(2).f_code.co_filename.endswith("dataloader.py"):
+            return self._compute(op, func, args, kwargs)
+        with self.closures.overlooking_random_state():
+            return self._compute(op, func, args, kwargs)
+
     def _set_gradient(self, tensor: torch.Tensor, gradient: torch.Tensor | None) -> None:
+        if gradient is None:
+            self.step.gradients_dropped = True
+            self.closures.gradient_dropped()
+            return
         leaf = self.leaves.find(tensor)
-        if leaf is None or gradient is None or frames.is_our_library(frames.here(3)):
+        if leaf is None or frames.is_our_library(frames.here(3)):
             return  # (our own optimizers put gradients aside and back)
         self.step.assigned |= leaf.bit
         leaf.measured(gradient_stats(gradient))
@@ -269,7 +294,11 @@ class Trace(TorchFunctionMode):
         )
         self.step.backwards.append(record)
         changes = GradientChanges(self.leaves)
-        result = call_through(func, args, kwargs)
+        if is_grad:
+            result = call_through(func, args, kwargs)
+        else:
+            with self.closures.backward(losses, record.spot):
+                result = call_through(func, args, kwargs)
         given: dict[int, torch.Tensor] = {}
         if is_grad:
             # (An edge of the graph among the inputs is no tensor: then there is nothing to pair.)
@@ -279,6 +308,7 @@ class Trace(TorchFunctionMode):
         else:
             record.reached = changes.reached(in_graph)
         record.finished = True
+        self.step.fresh |= record.reached
         for index, function in in_graph.items():
             if not record.reached >> index & 1:
                 self.step.missing[index] = why_missing(function, inputs_given=bool(wanted))
@@ -297,40 +327,44 @@ class Trace(TorchFunctionMode):
         """Note the optimizer; what its closures do counts as the step, what it does itself does not."""
         self._in_optimizer += 1
         self.leaves.add_optimizer(optimizer, lasting=False)
-        self._measure_again(optimizer)
-        return tuple(map(self._outside, args)), {key: self._outside(value) for key, value in kwargs.items()}
+        closure = any(map(is_closure, (*args, *kwargs.values())))
+        spot = frames.innermost(frames.here(2, limit=_STACK_OF_A_TRAINER)) if closure else None
+        self._measure_again(optimizer, closure=closure)
+        self.closures.optimizer_enters(optimizer, spot, closure=closure)
 
-    def _measure_again(self, optimizer: torch.optim.Optimizer) -> None:
-        """Take the norms that the optimizer sees: unscaled and clipped by now."""
+        def seen(value: Any) -> Any:
+            return watched(value, self._outside) if is_closure(value) else value
+
+        return tuple(map(seen, args)), {key: seen(value) for key, value in kwargs.items()}
+
+    def _measure_again(self, optimizer: torch.optim.Optimizer, *, closure: bool) -> None:
+        """Take the norms that the optimizer sees: unscaled and clipped by now. A closure makes them anew."""
         self.step.optimizer_steps += 1
+        self.step.idle_steps += all(_is_zero(group.get("lr")) for group in optimizer.param_groups)
         reached = self.step.reached
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                leaf = self.leaves.find(parameter)
-                if leaf is not None and leaf.bit & reached and parameter.grad is None:
-                    self.step.cleared |= leaf.bit
-                elif leaf is not None and leaf.bit & reached:
-                    leaf.measured(gradient_stats(parameter.grad))
+        for leaf in self.leaves.held_by(optimizer):
+            if leaf.bit & reached and leaf.tensor.grad is not None:
+                leaf.measured(gradient_stats(leaf.tensor.grad))
+            elif leaf.bit & self.step.fresh and not closure:
+                self.step.cleared |= leaf.bit
 
-    def _outside(self, value: Any) -> Any:
-        if not isinstance(value, (FunctionType, MethodType)):
-            return value
+    @contextmanager
+    def _outside(self) -> Iterator[None]:
+        depth, self._in_optimizer = self._in_optimizer, 0
+        try:
+            with self.closures.evaluation():
+                yield
+        finally:
+            self._in_optimizer = depth
 
-        @functools.wraps(value)
-        def closure(*args: Any, **kwargs: Any) -> Any:
-            depth, self._in_optimizer = self._in_optimizer, 0
-            try:
-                return value(*args, **kwargs)
-            finally:
-                self._in_optimizer = depth
-
-        return closure
-
-    def _optimizer_leaves(self, *_: Any) -> None:
+    def _optimizer_leaves(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         self._in_optimizer = max(0, self._in_optimizer - 1)
+        self.step.fresh &= ~bits(leaf.index for leaf in self.leaves.held_by(optimizer))
+        self.closures.optimizer_leaves(optimizer)
 
     def _module_enters(self, module: torch.nn.Module, _: Any) -> None:
         """Name the parameters of a module that nobody named: it may be gone when the step returns."""
+        self.closures.module_called(module)
         if id(module) in self._modules_seen:
             return
         self._modules_seen.update(id(part) for part in module.modules())
@@ -345,3 +379,7 @@ class Trace(TorchFunctionMode):
         """Note where a computed value becomes a parameter: `layer.weight = nn.Parameter(y)`."""
         if self._stepping and parameter is not None:
             self.lineage.registered(parameter)
+
+
+def _is_zero(rate: object) -> bool:
+    return isinstance(rate, (int, float)) and rate == 0
