@@ -40,6 +40,9 @@ from pytorch_bfo_optimizer.state import (
 )
 from pytorch_bfo_optimizer.succession import AdaptiveHyperparameters, Outlook
 
+PHASES = {COVARIANCE: "covariance", MOMENTUM: "momentum", DIFFERENTIAL: "differential"}
+"""What a `StepRecord` calls the seasons."""
+
 
 class AdaptiveBFO(ColonyOptimizer[AdaptiveColony, AdaptiveHyperparameters]):
     """A gradient-free optimizer that forages as the best known do; only the frame is the bacterium's.
@@ -76,8 +79,8 @@ class AdaptiveBFO(ColonyOptimizer[AdaptiveColony, AdaptiveHyperparameters]):
         generator, device, reevaluate, chunk_size: as for `BFO`.
 
     Groups may differ in `lr`, `step_size` and `bounds`. What `state_dict` holds, and in what shapes, changes with the
-    season: save it with `torch.save`; `torch.distributed.checkpoint` reads a file into a fresh optimizer in the first
-    season alone.
+    season: `torch.distributed.checkpoint.load` reads it into a fresh optimizer in the first season alone; from a later
+    one, `dcp_to_torch_save` makes a file for `torch.load`.
 
     Raises:
         HyperparameterError, ParameterError: here, or at a later step if `param_groups` was edited.
@@ -250,6 +253,15 @@ class AdaptiveBFO(ColonyOptimizer[AdaptiveColony, AdaptiveHyperparameters]):
         counts = colony.best_loss.new_tensor([finite, len(losses) - finite])
         improved_P = colony.best_loss.new_tensor(losses) < plan.colony.clock.record
         return GenerationResult(colony, improved_P, counts[0], counts[1])
+
+    def _account(
+        self,
+        plan: Plan[AdaptiveColony],
+        result: GenerationResult[AdaptiveColony],
+        groups: list[AdaptiveHyperparameters],
+    ) -> tuple[str, float | None, Tensor | None]:
+        season, drift = plan.colony.clock.season, plan.colony.part
+        return PHASES[season], None if season == DIFFERENTIAL else float(drift.scale), result.colony.loss
 
     def _forage(
         self, colony: AdaptiveColony, evaluator: Evaluator, groups: list[AdaptiveHyperparameters]

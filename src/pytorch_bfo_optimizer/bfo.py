@@ -188,6 +188,12 @@ class BFO(ColonyOptimizer[Colony, Hyperparameters]):
         """The move lr C(j): (1,) or (D,), in units of the parameters."""
         return self._space(groups).per_coordinate([hyper.lr * hyper.step_size(self.generation) for hyper in groups])
 
+    def _account(
+        self, plan: Plan[Colony], result: GenerationResult[Colony], groups: list[Hyperparameters]
+    ) -> tuple[str, float | None, Tensor | None]:
+        hyper, made = groups[0], self.generation - 1
+        return "generation", hyper.lr * hyper.step_size(made), result.colony.loss
+
     def _seasons(self, result: GenerationResult[Colony], groups: list[Hyperparameters]) -> tuple[Colony, bool, int]:
         """Reproduction and elimination-dispersal, as they come due by count; a greedy colony spares its best."""
         hyper, colony, space = groups[0], result.colony, self._space(groups)

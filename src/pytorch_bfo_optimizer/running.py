@@ -29,6 +29,9 @@ LONGEST = 1e30
 _NUMBERS = {item.name: f"run_{item.name}" for item in fields(Search)}
 """Fields of `Search`, and their names in the state of the first parameter."""
 
+_WORDS = {Phase.HUNGRY: "forage", Phase.STRAYS: "stray"}
+"""What a `StepRecord` calls a step that is not the leading run's."""
+
 
 @dataclass
 class Step:
@@ -50,6 +53,10 @@ class Step:
     """Losses that were not finite."""
     improved: bool = False
     """Whether a loss was below the best one."""
+    phase: str = "run"
+    """What its record calls it."""
+    moved: float | None = None
+    """How far its last move, or its hops, were meant to go, in units of the parameters of the first group."""
     blocked: bool = False
     """Whether the leading run leads no further by itself: a generation has to help."""
 
@@ -60,6 +67,8 @@ class RunningBFO(GradientSource):
     _blocked: Step | None
     _held: tuple[Tensor, list[Tensor]] | None
     """What the parameters were left with, and its pieces."""
+    _rest: tuple[Tensor, float] | None = None
+    """What the first parameter keeps of the members' positions, and their diversity."""
 
     def _search_on(self, closure: Closure, groups: list[Hyperparameters]) -> float | None:
         """Make a step and keep what came of it; None where the run is `_blocked`, and the step has not happened."""
@@ -112,7 +121,7 @@ class RunningBFO(GradientSource):
             if not torch.equal(inside_D, run.position):
                 run = replace(run, position=inside_D)
                 search.restart()
-        return Step(run, search)
+        return Step(run, search, phase=_WORDS.get(search.phase, "run"))
 
     # --- a run ---
 
@@ -126,6 +135,7 @@ class RunningBFO(GradientSource):
             self._arrive(step, step.run.position, closure, groups, grad_enabled)
             if step.search.felt == 0 or step.search.phase == Phase.HUNGRY or self._generation_cost() == 1:
                 return
+        step.moved = search.length * groups[0].lr * groups[0].step_size_max
         place_D = step.run.move(search.length * self._reach(groups))
         if space.bounded:
             place_D = space.clamp(place_D)
@@ -176,6 +186,7 @@ class RunningBFO(GradientSource):
             hop = FIRST_HOP * float(torch.linalg.vector_norm(came_D / reach))
             search.hop = hop if 0 < hop < math.inf else 1.0
         search.hop = min(search.hop, float(torch.linalg.vector_norm((upper - lower) / reach)), LONGEST)
+        step.moved = search.hop * groups[0].lr * groups[0].step_size_max
         hops_PD = search.hop * reach * foraging.tumble(space.normal(stored.best.shape[0]))
         places_PD = space.clamp((stored.best + hops_PD).to(stored.best.dtype))
         evaluator = self._evaluator(self._evaluated(closure), mode_of(closure, grad_enabled))
@@ -230,20 +241,40 @@ class RunningBFO(GradientSource):
         return held_D
 
     def _report(self, step: Step, evaluations: int, best_loss: float) -> None:
+        if step.colony is not None:
+            losses = step.colony.loss
+            loss = float(losses.min())
+        else:
+            losses, loss = None, step.measured[-1][1] if step.measured else math.inf
+        counted = self._kept_state()
         record = StepRecord(
-            generation=self.generation,
+            generation=counted["generation"],
+            phase=step.phase,
             evaluations=evaluations,
-            evaluations_total=self.evaluations,
+            evaluations_total=counted["evaluations"],
+            loss=loss if math.isfinite(loss) else math.inf,
             best_loss=best_loss,
+            losses=losses,
             nonfinite=step.nonfinite,
+            nonfinite_total=counted["nonfinite_evaluations"],
             improved=int(step.improved),
-            diversity=self.diversity(),
+            diversity=self._diversity_at_rest(counted["position"]),
+            step_size=step.moved,
             reproduced=False,
             dispersed=0 if step.colony is None else step.colony.loss.shape[0],
             used_gradient=step.colony is None,
         )
-        for hook in list(self.on_step):
-            hook(record)
+        self._tell(record)
+
+    def _diversity_at_rest(self, position: Tensor) -> float:
+        """That of the members, without the run; computed anew only where they have moved, so that a run is not slowed.
+
+        Args:
+            position: what the first parameter keeps of theirs (P, *shape); another tensor wherever they have moved.
+        """
+        if self._rest is None or self._rest[0] is not position:
+            self._rest = position, float(foraging.diversity(self._stored().position))
+        return self._rest[1]
 
     def _kept_search(self) -> tuple[Run, Search]:
         kept = self._kept_state()
@@ -261,7 +292,7 @@ class RunningBFO(GradientSource):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """See `BFO`; what is left of the last step stays behind."""
-        self.__dict__.update(_blocked=None, _held=None, _owed=0)
+        self.__dict__.update(_blocked=None, _held=None, _rest=None, _owed=0)
         super().__setstate__(state)
 
 

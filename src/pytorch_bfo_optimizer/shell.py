@@ -54,6 +54,9 @@ class ColonyOptimizer(ColonyKeeper[ColonyT, HyperparametersT]):
     """
 
     on_step: list[Callable[[StepRecord], None]]
+    """Called after each step, in this order, when all of the step is kept. What a hook raises leaves `step`, later
+    hooks are not called, and parameters, state and counts are those after the step. Hooks belong to this object: they
+    are in no `state_dict`, and a copy, by pickle or `deepcopy`, has none."""
     _shard: Sharing | None
     """Spreads the evaluations over several processes; None: this one makes them all. Never copied or saved."""
 
@@ -100,6 +103,12 @@ class ColonyOptimizer(ColonyKeeper[ColonyT, HyperparametersT]):
     def _seasons(self, result: GenerationResult[ColonyT], groups: list[HyperparametersT]) -> tuple[ColonyT, bool, int]:
         """What comes due between two generations: the colony then, whether it reproduced, how many dispersed."""
         return result.colony, False, 0
+
+    def _account(
+        self, plan: Plan[ColonyT], result: GenerationResult[ColonyT], groups: list[HyperparametersT]
+    ) -> tuple[str, float | None, Tensor | None]:
+        """What a `StepRecord` says of a generation just counted: `phase`, `step_size` and `losses`."""
+        return "generation", None, None
 
     def _after_nothing_finite(self, colony: ColonyT, groups: list[HyperparametersT]) -> ColonyT | None:
         """The colony to go on with after a generation in which no loss was finite; None: that is an error."""
@@ -233,21 +242,33 @@ class ColonyOptimizer(ColonyKeeper[ColonyT, HyperparametersT]):
             self._keep(colony)
             self._written_D = vector.write_(colony.best)
         if self.on_step:
+            phase, step_size, losses = self._account(plan, result, groups)
+            lowest = result.colony.best_loss if losses is None else losses.min()
+            numbers = result.improved.sum(), lowest, foraging.diversity(colony.position)
+            improved, loss, diversity = torch.stack([number.to(lowest.dtype) for number in numbers]).tolist()
             record = StepRecord(
                 generation=self.generation,
+                phase=phase,
                 evaluations=self.evaluations - spent_before[0],
                 evaluations_total=self.evaluations,
+                loss=loss,
                 best_loss=best_loss,
+                losses=losses,
                 nonfinite=nonfinite_count,
-                improved=int(result.improved.sum()),
-                diversity=float(foraging.diversity(colony.position)),
+                nonfinite_total=self.nonfinite_evaluations,
+                improved=int(improved),
+                diversity=diversity,
+                step_size=step_size,
                 reproduced=reproduced,
                 dispersed=dispersed,
                 used_gradient=plan.guide is not None,
             )
-            for hook in list(self.on_step):
-                hook(record)
+            self._tell(record)
         return float(best_loss)
+
+    def _tell(self, record: StepRecord) -> None:
+        for hook in list(self.on_step):
+            hook(record)
 
     def _nonfinite_generation(self, count: int) -> NonFiniteGenerationError:
         return NonFiniteGenerationError(

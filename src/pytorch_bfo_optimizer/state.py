@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import cache
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
@@ -293,28 +293,57 @@ class GenerationResult(Generic[ColonyT]):
 
 @dataclass(frozen=True)
 class StepRecord:
-    """What one step did; given to every `on_step` hook."""
+    """What one step did; given to every `on_step` hook.
+
+    Records can be kept: none holds positions. Those are in `optimizer.population`.
+    """
 
     generation: int
     """Number of this generation, from 1."""
+    phase: str
+    """How the step foraged. `generation`: of `BFO`, or of `HybridBFO` where no run leads on. Else of `HybridBFO`:
+    `run`, the leading run went on; `stray`, a run that does not lead yet; `forage`, the members looked for a place to
+    run from. Of `AdaptiveBFO` the season: `covariance`, `momentum` or `differential`."""
     evaluations: int
     """Evaluations spent in this step."""
     evaluations_total: int
     """Evaluations spent so far."""
+    loss: float
+    """Loss that this step came to, in units of the loss: the lowest of `losses`, or that of the run where it is now;
+    +inf where none was finite. It is not `best_loss` where a generation finds nothing better, where a run strays, and
+    in a momentum season on mini-batches, whose `best_loss` is that of the centre."""
     best_loss: float
-    """Best loss known after the step, in units of the loss."""
+    """Best loss known after the step, in units of the loss: what `step` returned, and what the parameters hold."""
+    losses: Tensor | None = field(repr=False, compare=False)
+    """(P,), dtype of loss, in units of the loss: of the members where this generation left them, before any of them
+    died or was dispersed; +inf where not finite. None in a run: the members rest. It is no copy: read it, and leave it
+    as it is."""
     nonfinite: int
     """Evaluations of this step whose loss was NaN or infinite."""
+    nonfinite_total: int
+    """Such evaluations so far."""
     improved: int
-    """Members of which a move found a lower cost, of P."""
+    """Members of which a move found a lower cost, of P; in a run 1 where it found a loss below the best, else 0."""
     diversity: float
-    """Mean distance from the centroid, in units of the parameters."""
+    """Mean distance of the members from their centroid, in units of the parameters, after the step. A run is none of
+    them: as long as it goes on they rest, and this stays as it is."""
+    step_size: float | None
+    """How far this step moved, in units of the parameters, in the first param group where groups differ: the length
+    lr C of a generation's moves, without the factor of a Lévy flight; the length of a run's last move, or of the hops;
+    sigma of an adaptive colony, a standard deviation of each coordinate. None where there is no such length: in a
+    differential season, and where a run stood still."""
     reproduced: bool
     """Whether reproduction came due."""
     dispersed: int
     """Members put down elsewhere."""
     used_gradient: bool
     """Whether a gradient direction guided the moves."""
+
+    def plain(self) -> dict[str, Any]:
+        """Every field but `losses` by its name: numbers, bools, None and the word of the phase."""
+        values = dict(self.__dict__)
+        del values["losses"]
+        return values
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,17 @@ import pytest
 import torch
 from torch import nn
 
-from pytorch_bfo_optimizer import GradientCollector, GradientStats, TelemetryError
-from pytorch_bfo_optimizer.adapters.tensorboard import TensorBoardSink
+from bfo_diag.cases.digits_mlp import digits
+from pytorch_bfo_optimizer import (
+    BFO,
+    GradientCollector,
+    GradientStats,
+    HybridBFO,
+    ModelObjective,
+    StepRecord,
+    TelemetryError,
+)
+from pytorch_bfo_optimizer.adapters.tensorboard import SCALARS, TensorBoardSink, TensorBoardStepSink
 
 
 @pytest.fixture
@@ -24,7 +33,8 @@ def read(tmp_path: Path) -> Callable[[], Any]:
     )
 
     def reload() -> Any:
-        found = accumulators.EventAccumulator(str(tmp_path), size_guidance={"scalars": 0, "tensors": 0})
+        every = {"scalars": 0, "tensors": 0, "histograms": 0}
+        found = accumulators.EventAccumulator(str(tmp_path), size_guidance=every)
         found.Reload()
         return found
 
@@ -140,10 +150,106 @@ def test_without_tensorboard_the_error_names_the_extra(monkeypatch: pytest.Monke
         TensorBoardSink(tmp_path)
 
 
+def small_network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(64, 4), nn.Tanh(), nn.Linear(4, 10))
+
+
+def test_tensorboard_reads_back_every_step_of_a_training(tmp_path: Path, read: Callable) -> None:
+    model, records = small_network(), list[StepRecord]()
+    images, labels = (tensor[:50] for tensor in digits())
+    optimizer = BFO(model.named_parameters(), population_size=5, swim_length=1)
+    with TensorBoardStepSink(tmp_path, every=1, positions=optimizer) as board:
+        optimizer.on_step += [records.append, board]
+        for _ in range(4):
+            optimizer.step(ModelObjective(model, nn.functional.cross_entropy, (images, labels)))
+    found = read()
+    assert set(found.Tags()["scalars"]) == {f"bfo/{name}" for name in SCALARS}
+    for name in SCALARS:
+        values = [float(torch.tensor(float(getattr(record, name)))) for record in records]
+        assert points(found, f"bfo/{name}") == list(zip([1, 2, 3, 4], values, strict=True))
+    names = [name for name, _ in model.named_parameters()]
+    assert set(found.Tags()["histograms"]) == {"bfo/losses", *(f"bfo/positions/{name}" for name in names)}
+    for event, record in zip(found.Histograms("bfo/losses"), records, strict=True):
+        losses = record.losses
+        drawn = event.histogram_value
+        assert (event.step, drawn.num) == (record.generation, 5)
+        assert (drawn.min, drawn.max) == (float(losses.min()), float(losses.max()))
+        assert drawn.sum == pytest.approx(float(losses.sum()))
+    last, width = found.Histograms("bfo/positions/0.weight")[-1], model[0].weight.numel()
+    assert last.histogram_value.num == 5 * width
+    assert last.histogram_value.sum == pytest.approx(float(optimizer.population[:, :width].sum()), rel=1e-4)
+
+
+def test_a_run_is_drawn_without_members_and_the_last_step_is_there(tmp_path: Path, read: Callable) -> None:
+    param = torch.ones(3, requires_grad=True)
+    optimizer, losses = HybridBFO([param], population_size=4), []
+    with TensorBoardStepSink(tmp_path, "colony", every=4, positions=optimizer) as board:
+        optimizer.on_step.append(board)
+        for _ in range(6):
+            losses.append(optimizer.step(lambda: param.square().sum()))
+    found = read()
+    assert [step for step, _ in points(found, "colony/loss")] == [1, 5, 6]
+    assert points(found, "colony/best_loss")[-1] == (6, losses[-1])
+    assert found.Tags()["histograms"] == ["colony/positions/0"]  # a parameter without a name
+
+
+def test_what_is_not_there_or_not_finite_is_not_drawn(tmp_path: Path, read: Callable) -> None:
+    param, records = torch.ones(3), list[StepRecord]()
+    optimizer = BFO([param], population_size=4)
+    optimizer.on_step.append(records.append)
+    optimizer.step(lambda: param.square().sum())
+    losses = torch.tensor([1.0, math.inf, 3.0])
+    with TensorBoardStepSink(str(tmp_path), every=1) as board:
+        board(replace(records[0], generation=1, step_size=None, losses=losses, loss=math.inf))
+        board(replace(records[0], generation=2, losses=torch.full((3,), math.inf)))
+    with TensorBoardStepSink(tmp_path, "plain", every=1, histograms=False) as board:
+        board(records[0])
+    found = read()
+    assert [step for step, _ in points(found, "bfo/step_size")] == [2]
+    assert points(found, "bfo/loss")[0] == (1, math.inf)
+    (event,) = found.Histograms("bfo/losses")
+    assert (event.step, event.histogram_value.num, event.histogram_value.sum) == (1, 2, 4)
+    assert found.Tags()["histograms"] == ["bfo/losses"]
+
+
+def test_a_step_sink_leaves_a_writer_open_and_refuses_steps_once_closed(tmp_path: Path, read: Callable) -> None:
+    from torch.utils.tensorboard import SummaryWriter
+
+    param = torch.ones(3)
+    optimizer = BFO([param], population_size=4)
+    with SummaryWriter(tmp_path) as writer:
+        with TensorBoardStepSink(writer) as board:
+            optimizer.on_step.append(board)
+            optimizer.step(lambda: param.square().sum())
+        with pytest.raises(TelemetryError, match="this TensorBoardStepSink is closed"):
+            optimizer.step(lambda: param.square().sum())
+        writer.add_scalar("mine", 2.0, 1)
+    found = read()
+    assert points(found, "mine") == [(1, 2.0)]
+    assert [step for step, _ in points(found, "bfo/loss")] == [1]
+    assert optimizer.generation == 2  # the step itself was made
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_what_is_no_writer_of_steps_is_refused() -> None:
+    with pytest.raises(TelemetryError, match=r"writer is list: give a .*SummaryWriter, or a folder"):
+        TensorBoardStepSink([])
+
+
+def test_without_tensorboard_the_step_sink_names_the_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("tensorboard", "torch.utils.tensorboard"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ImportError, match=r"TensorBoardStepSink needs .*pip install 'bfo-diag\[tensorboard\]'"):
+        TensorBoardStepSink(tmp_path)
+
+
 def test_the_adapters_import_no_framework_before_they_are_used() -> None:
     program = (
         "import sys; import pytorch_bfo_optimizer.adapters.tensorboard, pytorch_bfo_optimizer.adapters.wandb; "
-        "loaded = [n for n in ('tensorboard', 'wandb', 'torch.utils.tensorboard', 'bfo_diag') if n in sys.modules]; "
+        "import pytorch_bfo_optimizer.monitors; "
+        "frameworks = 'tensorboard', 'wandb', 'torch.utils.tensorboard', 'matplotlib', 'bfo_diag'; "
+        "loaded = [name for name in frameworks if name in sys.modules]; "
         "sys.exit(str(loaded) if loaded else 0)"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=120)

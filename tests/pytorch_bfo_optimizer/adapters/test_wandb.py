@@ -11,17 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from pytorch_bfo_optimizer import GradientStats, TelemetryError
-from pytorch_bfo_optimizer.adapters.wandb import WandbSink
+from pytorch_bfo_optimizer import BFO, GradientStats, StepRecord, TelemetryError
+from pytorch_bfo_optimizer.adapters.wandb import WandbSink, WandbStepSink
 
 PROGRAM = '''
 import json, math, pathlib, struct, sys
 import wandb
 import torch
 from torch import nn
-from pytorch_bfo_optimizer import GradientCollector
-from pytorch_bfo_optimizer.adapters.wandb import WandbSink
+from pytorch_bfo_optimizer import BFO, GradientCollector
+from pytorch_bfo_optimizer.adapters.wandb import WandbSink, WandbStepSink
 
 def rows(path):
     """Yield the rows of history of a .wandb file: records as in LevelDB's log, in blocks of 32 KiB."""
@@ -56,11 +57,18 @@ with wandb.init(project="telemetry", dir=sys.argv[1], settings=settings) as run:
                 model.weight.grad[0, 1] = math.nan
                 model.bias.grad[0] = math.inf
             optimizer.step()
+    param, told = torch.ones(3), []
+    colony = BFO([param], population_size=4)
+    with (WandbStepSink(every=2) if sys.argv[2] == "active" else WandbStepSink(run, "colony", every=2)) as steps:
+        colony.on_step += [lambda record: told.append(record.plain()), steps]
+        for _ in range(4):
+            colony.step(lambda: param.square().sum())
     still_open = not run._is_finished
     summary = dict(run.summary)
 wandb.teardown()  # waits for the process that writes the log
 (log,) = pathlib.Path(sys.argv[1]).glob("wandb/offline-run-*/run-*.wandb")
-print(json.dumps({"rows": list(rows(log)), "summary": {k: str(v) for k, v in summary.items()}, "open": still_open}))
+summary = {k: str(v) for k, v in summary.items()}
+print(json.dumps({"rows": list(rows(log)), "summary": summary, "open": still_open, "told": told}))
 '''
 
 
@@ -87,6 +95,10 @@ def test_an_offline_run_holds_every_number(tmp_path: Path, how: str, prefix: str
     assert (samples[1][f"{prefix}/nan/weight"], samples[1][f"{prefix}/inf/bias"]) == (1, 1)
     assert samples[1][f"{prefix}/norm/bias"] == math.inf
     assert samples[1][f"{prefix}/health"] == 0
+    steps = "bfo" if how == "active" else "colony"
+    found = [row for row in written["rows"] if f"{steps}/generation" in row]
+    expected = [{f"{steps}/{name}": value for name, value in told.items()} for told in written["told"]]
+    assert [{name: row[name] for name in expected[0]} for row in found] == [expected[0], expected[2], expected[3]]
     # What is logged besides, with steps of its own, is all there too.
     assert [row["loss"] for row in written["rows"] if "loss" in row] == pytest.approx([1, 1 / 2, 1 / 3, 1 / 4, 1 / 5])
     assert written["summary"][f"{prefix}/status"] == "exploding"
@@ -128,9 +140,47 @@ def test_tensors_can_be_left_out_and_rows_count_where_no_step_is_given(stream: l
     assert [name for name in run.rows[0] if "weight" in name] == ["g/not_counted/0.weight"]
 
 
+@pytest.fixture
+def record() -> StepRecord:
+    """What a first step tells."""
+    param, records = torch.ones(3), list[StepRecord]()
+    optimizer = BFO([param], population_size=4)
+    optimizer.on_step.append(records.append)
+    optimizer.step(lambda: param.square().sum())
+    return records[0]
+
+
+def test_a_step_is_a_row_over_its_generation(record: StepRecord) -> None:
+    run = Run()
+    with WandbStepSink(run, every=3) as sink:
+        for generation in range(1, 6):
+            sink(replace(record, generation=generation))
+    assert run.metrics == [("bfo/*", "bfo/generation")]
+    assert [row["bfo/generation"] for row in run.rows] == [1, 4, 5]
+    assert run.rows[0] == {f"bfo/{name}": value for name, value in record.plain().items()}
+    with pytest.raises(TelemetryError, match="this WandbStepSink is closed"):
+        sink(record)
+
+
+def test_a_histogram_is_of_the_losses_that_are_finite(record: StepRecord) -> None:
+    pytest.importorskip("wandb", reason="pip install 'bfo-diag[wandb]'")
+    run = Run()
+    with WandbStepSink(run, "c", every=1, histograms=True) as sink:
+        sink(replace(record, losses=torch.tensor([1.0, math.inf, 3.0]), step_size=None))
+        sink(replace(record, losses=None))
+        sink(replace(record, losses=torch.tensor([math.inf])))
+    drawn = run.rows[0]["c/losses"]
+    assert sum(drawn.histogram) == 2
+    assert (drawn.bins[0], drawn.bins[-1]) == (1, 3)
+    assert "c/step_size" not in run.rows[0]
+    assert ["c/losses" in row for row in run.rows] == [True, False, False]
+
+
 def test_what_is_no_run_is_refused() -> None:
     with pytest.raises(TelemetryError, match=r"run is str: give what wandb.init\(\) returned"):
         WandbSink("run")
+    with pytest.raises(TelemetryError, match=r"run is int: give what wandb.init\(\) returned"):
+        WandbStepSink(3)
 
 
 def test_without_a_run_it_says_what_to_do() -> None:
@@ -141,5 +191,8 @@ def test_without_a_run_it_says_what_to_do() -> None:
 
 def test_without_wandb_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(ImportError, match=r"pip install 'bfo-diag\[wandb\]'"):
-        WandbSink()
+    for kind in (WandbSink, WandbStepSink):
+        with pytest.raises(ImportError, match=rf"{kind.__name__} needs .*pip install 'bfo-diag\[wandb\]'"):
+            kind()
+    with pytest.raises(ImportError, match=r"histograms .*pip install 'bfo-diag\[wandb\]'"):
+        WandbStepSink(Run(), histograms=True)

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from pytorch_bfo_optimizer import StepRecord, TelemetryError
+from pytorch_bfo_optimizer.monitors import StepSink, sink
+
+Make = Callable[..., StepRecord]
+
+
+class Noting(StepSink):
+    """Notes the generations that it is to write."""
+
+    def __init__(self, *, every: int | None) -> None:
+        super().__init__("noted", every=every)
+        self.written: list[int] = []
+        self.ended = 0
+
+    def _write(self, record: StepRecord) -> None:
+        self.written.append(record.generation)
+
+    def _end(self) -> None:
+        self.ended += 1
+
+
+class Clock:
+    """Stands in for `time`: `perf_counter` gives what is next."""
+
+    def __init__(self, times: Iterator[float]) -> None:
+        self.times = times
+
+    def perf_counter(self) -> float:
+        return next(self.times)
+
+
+@pytest.mark.parametrize(("every", "expected"), [(1, [1, 2, 3, 4, 5, 6]), (2, [1, 3, 5, 6]), (5, [1, 6])])
+def test_every_nth_step_is_written_and_the_last(record: Make, every: int, expected: list[int]) -> None:
+    with Noting(every=every) as noting:
+        for generation in range(1, 7):
+            noting(record(generation))
+        before_the_end = list(noting.written)
+    assert noting.written == expected
+    assert before_the_end == [generation for generation in expected if (generation - 1) % every == 0]
+    assert noting.ended == 1
+
+
+def test_a_resumed_run_writes_the_steps_that_the_whole_one_would_have(record: Make) -> None:
+    noting = Noting(every=10)
+    for generation in range(48, 75):
+        noting(record(generation))
+    assert noting.written == [51, 61, 71]
+
+
+def test_without_every_it_takes_a_hundredth_of_the_time(record: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    # a write takes from 10.0 to 10.5: the next one may not begin within 50 seconds
+    monkeypatch.setattr(sink, "time", Clock(iter([10.0, 10.5, 60.0, 60.4, 60.5, 61.0, 110.9])))
+    noting = Noting(every=None)
+    for generation in range(1, 6):
+        noting(record(generation))
+    assert noting.written == [1, 4]
+    monkeypatch.undo()
+    noting.close()
+    assert noting.written == [1, 4, 5]
+
+
+def test_after_close_a_step_is_refused(record: Make) -> None:
+    noting = Noting(every=1)
+    noting(record(1))
+    noting.close()
+    noting.close()
+    with pytest.raises(TelemetryError, match=r"this Noting is closed and a step was made.*optimizer\.on_step"):
+        noting(record(2))
+    assert noting.written == [1]
+    assert noting.ended == 1
+
+
+def test_an_exception_in_the_block_closes_too(record: Make) -> None:
+    noting = Noting(every=10)
+
+    def train() -> None:
+        with noting:
+            noting(record(2))
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        train()
+    assert (noting.written, noting.ended) == ([2], 1)
+
+
+def test_what_is_open_is_let_go_of_if_the_last_write_fails(record: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    noting = Noting(every=10)
+    noting(record(2))
+
+    def full(record: StepRecord) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(noting, "_write", full)
+    with pytest.raises(OSError, match="no space"):
+        noting.close()
+    assert noting.ended == 1
+
+
+@pytest.mark.parametrize("every", [0, -1, 2.0, True, "often"])
+def test_what_is_no_count_is_refused(every: Any) -> None:
+    with pytest.raises(TelemetryError, match="every is"):
+        Noting(every=every)
