@@ -38,7 +38,8 @@ SIGNS = (
     Sign(
         "OPTIMIZER-NEEDS-CLOSURE", "LossTypeError", r"returned None", r"optimization[/\\]manual\.py[\s\S]*\.step\(\)\n"
     ),
-    Sign("AMP-NO-GRADIENT", "AssertionError", r"No inf checks were recorded for this optimizer"),
+    Sign("AMP-NO-GRADIENT", "AssertionError", r"No inf checks were recorded (for this optimizer|prior to update)"),
+    Sign("AMP-NO-GRADIENT", "AssertionError", r"Attempted \w+ but _scale is None"),
     Sign("AMP-UPDATE-FORGOTTEN", "RuntimeError", r"has already been called (on this optimizer )?since the last update"),
     Sign("AMP-HALF-WEIGHTS", "ValueError", r"Attempting to unscale FP16 gradients"),
     Sign(
@@ -52,6 +53,7 @@ SIGNS = (
     Sign("SCHEDULER-MOMENTUM", "HyperparameterError", r"has no momentum \('mom'\)"),  # our adapter's for fastai
     Sign("SCHEDULER-TOO-MANY-STEPS", "ValueError", r"Tried to step \d+ times\. The (specified )?(total )?number of"),
     Sign("SCHEDULER-LAST-EPOCH", "KeyError", r"param 'initial_lr' is not specified"),
+    Sign("SHARDED-PARAMETERS", "UnsupportedParameterError", r"is one process's part of"),
     Sign("DDP-UNFINISHED-REDUCTION", "RuntimeError", r"Expected to have finished reduction in the prior iteration"),
     Sign("BACKWARD-NO-GRAPH", "RuntimeError", r"does not require grad and does not have a grad_fn"),
     Sign("BACKWARD-TWICE", "RuntimeError", r"Trying to backward through the graph a second time"),

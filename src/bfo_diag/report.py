@@ -34,9 +34,9 @@ def _of_the_run(run: Run) -> list[Finding]:
         values = observation.values
         code = "TARGET-RAISED" if values["by_target"] else "DIAG-DEFECT"
         message = f"{values['type']}: {values['message']}"
-        found.append(entries[code].finding(message, place=observation.place, evidence=(number,)))
         known = recognise(values) if values["by_target"] else None
         found.extend(_named(known, observation.place, number))
+        found.append(entries[code].finding(message, place=observation.place, evidence=(number,)))
     for number, observation in run.of_kind("refused"):
         values = observation.values
         found.append(entries["TARGET-REFUSED"].finding(values["message"], fix=values["mend"], evidence=(number,)))

@@ -27,10 +27,10 @@ def accumulate(closures: Iterable[Callable[[], Any]], weights: Iterable[float | 
         gradient  = the same of the gradients, by backward(weight_i loss_i / sum_i weight_i), one after the other
 
     Backward frees the graph of a micro-batch before the next one is evaluated, so that the memory is that of the
-    largest. It runs where a loss has a graph, but not for the candidates of our optimizers. The result fits every
-    optimizer whose `step` takes a closure: ours, SGD, Adam, LBFGS. Like any closure, it adds to `.grad` and does not
-    clear it: those of torch want `optimizer.zero_grad()` before the step, LBFGS in a closure around this one; ours
-    need neither.
+    largest. It runs where a loss has a graph, but not for the candidates of our optimizers (nor for a training inside
+    the closure of a `BFO`: call backward yourself there). The result fits every optimizer whose `step` takes a closure:
+    ours, SGD, Adam, LBFGS. Like any closure, it adds to `.grad` and does not clear it: those of torch want
+    `optimizer.zero_grad()` before the step, LBFGS in a closure around this one; ours need neither.
 
     Args:
         closures: at least one; each returns the *mean* loss of its micro-batch, and does not call `backward()`.
@@ -132,7 +132,11 @@ def _shares(weights: list[Any], count: int) -> list[float]:
 def _number(index: int, weight: Any) -> float:
     """One weight as a float; a count may come as a tensor of one element."""
     one = isinstance(weight, Real) or (isinstance(weight, Tensor) and weight.numel() == 1)
-    if not one or isinstance(weight, bool) or not 0 <= (number := float(weight)) < math.inf:
+    try:
+        number = float(weight) if one and not isinstance(weight, bool) else math.nan
+    except OverflowError:
+        number = math.inf
+    if not 0 <= number < math.inf:
         raise ObjectiveError(
             f"weight {index} is {weight!r}: it must be a finite number of at least 0, the samples (or tokens) of its "
             "micro-batch"

@@ -153,11 +153,12 @@ class Distribution:
 
     def _watched_advance(self, closure: Closure) -> float:
         """The optimizer's own, but what ends it on this rank is told to the others."""
-        self._told = False
+        self._told, made = False, self._optimizer.generation
         try:
             return self._advance(closure)
         except BaseException as error:
-            self.failed(error)
+            if self._optimizer.generation == made:  # else the step is made, on all ranks: it was a hook that raised
+                self.failed(error)
             raise
 
     def failed(self, error: BaseException) -> None:

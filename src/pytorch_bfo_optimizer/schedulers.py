@@ -132,6 +132,7 @@ class BFOScheduler:
                 f"the saved scheduler sets {', '.join(saved) or 'nothing'}, and this one "
                 f"{', '.join(self.schedules) or 'nothing'}: make it with the same schedules, then load"
             )
+        require_count("last_step", state_dict["last_step"], least=0, mend="it is that of a scheduler's state_dict")
         before = self.state_dict()
         self._restore(saved)
         try:
@@ -177,7 +178,7 @@ class BFOScheduler:
         """Write the values of a step into the groups, all or none."""
         groups = self.optimizer.param_groups
         values = {
-            name: [found(step)] * len(groups) if callable(found) else [each(step) for each in found]
+            name: [_plain(found(step))] * len(groups) if callable(found) else [_plain(each(step)) for each in found]
             for name, found in self.schedules.items()
         }
         before = [{name: group[name] for name in values} for group in groups]
@@ -197,6 +198,11 @@ class BFOScheduler:
 
 def _listed(found: Schedule | list[Schedule]) -> list[Schedule]:
     return [found] if callable(found) else found
+
+
+def _plain(value: Any) -> Any:
+    """A number of NumPy as Python's own, which `torch.load` reads with `weights_only=True`."""
+    return value.item() if type(value).__module__ == "numpy" and getattr(value, "ndim", 1) == 0 else value
 
 
 def _saved(schedule: Schedule) -> dict[str, Any] | None:

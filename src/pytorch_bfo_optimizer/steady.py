@@ -29,17 +29,16 @@ class Conditions:
         self._random = [(device, _random_state(device)) for device in kept]
         found = {id(part): part for module in modules for part in module.modules()}
         self._buffers = [
-            (part, name, buffer, buffer.detach().clone())
+            (part, name, buffer, None if buffer is None else buffer.detach().clone())
             for part in found.values()
             for name, buffer in part._buffers.items()
-            if buffer is not None
         ]
 
     @property
     def buffers_moved(self) -> bool:
         """Whether a buffer holds something else now."""
         return any(
-            module._buffers.get(name) is not buffer or not torch.equal(buffer, values)
+            module._buffers.get(name) is not buffer or _differ(buffer, values)
             for module, name, buffer, values in self._buffers
         )
 
@@ -49,7 +48,8 @@ class Conditions:
             _set_random_state(device, state)
         with torch.no_grad():
             for module, name, buffer, values in self._buffers:
-                buffer.copy_(values)
+                if buffer is not None and values is not None and _differ(buffer, values):
+                    buffer.copy_(values)  # (one that never moves may be expanded, and can't be written into)
                 module._buffers[name] = buffer  # (a module may have put another tensor in its place)
 
 
@@ -127,6 +127,10 @@ def steady_step(
         steady.put_back()
         raise
     return loss
+
+
+def _differ(buffer: Tensor | None, values: Tensor | None) -> bool:
+    return buffer is not None and values is not None and not torch.equal(buffer, values)
 
 
 def _random_state(device: torch.device) -> Tensor:

@@ -383,6 +383,28 @@ def means(rank: int) -> Facts:
     return {"mean": values.tolist()}
 
 
+def hooked(rank: int) -> Facts:
+    """On rank 0 a hook fails after the third of five steps."""
+    param = torch.full((4,), 2.0)
+    optimizer = BFO([param], population_size=6, generator=torch.Generator().manual_seed(1))
+
+    def sink(record: library.StepRecord) -> None:
+        if rank == 0 and record.generation == 3:
+            raise OSError("no space left")
+
+    optimizer.on_step.append(sink)
+    facts: Facts = {"losses": [], "error": None}
+    started = time.monotonic()
+    with distribute(optimizer, timeout=10):
+        for _ in range(5):
+            try:
+                optimizer.step(lambda: (param**2).sum())
+            except OSError as caught:
+                facts["error"] = type(caught).__name__
+            facts["losses"].append(optimizer.best_fitness)
+    return {**facts, "seconds": time.monotonic() - started}
+
+
 def sharded(rank: int, *, how: str) -> Facts:
     """What an optimizer says to the parameters of FSDP."""
     from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
@@ -402,7 +424,10 @@ def sharded(rank: int, *, how: str) -> Facts:
     return {}
 
 
-_ALL = (train, swims, counts_bytes, raises, goes, disagrees, resumes, comes_alone, part_of_a_job, means, sharded)
+_ALL = (
+    *(train, swims, counts_bytes, raises, goes, disagrees),
+    *(resumes, comes_alone, part_of_a_job, means, hooked, sharded),
+)
 PROGRAMS: dict[str, Callable[..., Facts]] = {program.__name__: program for program in _ALL}
 
 

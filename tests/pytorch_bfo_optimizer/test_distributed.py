@@ -244,3 +244,11 @@ def test_sharded_parameters_are_refused_with_the_way_that_works(job: Job, how: s
         assert facts["type"] == "UnsupportedParameterError"
         assert "parameter 0 is one process's part of a" in facts["text"]
         assert 'distribute(optimizer, data="own")' in facts["text"]
+
+
+def test_a_hook_that_raises_is_its_own_ranks_trouble(job: Job) -> None:
+    sink, other = job("hooked")
+    assert sink["error"] == "OSError"
+    assert other["error"] is None
+    assert sink["losses"] == other["losses"]
+    assert sink["seconds"] < 4  # nobody waits for an answer to it

@@ -10,6 +10,7 @@ from functools import partial
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -368,3 +369,13 @@ def test_it_goes_with_a_scheduler_of_torch() -> None:
             rate.step()
             foraging.step()
     assert (optimizer.param_groups[0]["lr"], optimizer.param_groups[0]["swim_length"]) == (0.125, 4)
+
+
+def test_numbers_of_numpy_are_set_as_pythons_own_and_a_step_is_a_count() -> None:
+    optimizer = BFO([torch.ones(2)])
+    scheduler = BFOScheduler(optimizer, elim_prob=lambda step: np.float64(0.5) / (step + 1))
+    assert type(optimizer.param_groups[0]["elim_prob"]) is float
+    for wrong in (-5, 2.5):
+        with pytest.raises(HyperparameterError, match="last_step"):
+            scheduler.load_state_dict({**scheduler.state_dict(), "last_step": wrong})
+    assert optimizer.param_groups[0]["elim_prob"] == 0.5

@@ -154,6 +154,25 @@ def test_a_buffer_that_is_replaced_is_held_too() -> None:
     assert float(model.calls) == 1
 
 
+def test_expanded_and_late_buffers_are_held() -> None:
+    model = nn.Linear(2, 1)
+    model.register_buffer("mask", torch.ones(1, 1).expand(4, 2))
+    model.register_buffer("average", None)
+
+    def closure() -> Tensor:
+        first = model.average is None
+        model.average = torch.ones(()) if first else model.average + 1
+        return (model.mask @ model.weight.T).sum() + model.average
+
+    steady = SteadyClosure(closure, model)
+    assert len({steady().item() for _ in range(3)}) == 1
+    steady.put_back()
+    assert model.average is None
+    steady()
+    steady.settle()
+    assert float(model.average) == 1
+
+
 def test_buffers_that_never_move_cost_no_evaluation() -> None:
     model = network().eval()
     calls: list[int] = []

@@ -363,3 +363,15 @@ def edge_of_the_graph():
     edge = torch.autograd.graph.get_gradient_edge(hidden)
     (slope,) = torch.autograd.grad((hidden * 3).sum(), (edge,), retain_graph=True)
     (hidden * slope).sum().backward()
+
+
+embedding = nn.Embedding(10, 4, padding_idx=0)
+with torch.no_grad():
+    nn.init.zeros_(embedding.weight[0])
+
+
+def padded_embedding():
+    """A row written into through a view, under no_grad: torch refuses to say what made that view."""
+    with torch.no_grad():
+        embedding.weight[0].fill_(0)
+    embedding(torch.tensor([1, 2])).sum().backward()

@@ -14,8 +14,9 @@ ENTRIES = (
         _ERROR,
         why="The optimizer evaluates the loss itself, and step() was called without a closure that it could call: "
         "Trainers and plain loops call optimizer.step() bare, after a backward pass of their own.",
-        fix="call optimizer.step(closure) with a closure that returns the loss; in a Trainer, take the adapter for it "
-        "(pytorch_bfo_optimizer.adapters)",
+        fix="call optimizer.step(closure) with a closure that returns the loss; in a framework its adapter does so: "
+        "adapters.transformers.BFOTrainer (or prepare(trainer)), adapters.lightning.BFOTraining, "
+        "adapters.fastai.BFOCallback, all in pytorch_bfo_optimizer",
         url=_GENERATED + "torch.optim.Optimizer.step.html",
     ),
     Entry(
@@ -23,8 +24,9 @@ ENTRIES = (
         _ERROR,
         why="GradScaler.step unscales the gradients and then calls optimizer.step() once: it takes no closure, and an "
         "optimizer that needs one gets none.",
-        fix="call optimizer.step(closure) without the scaler, and put torch.autocast into the closure: bfloat16 needs "
-        "no scaler; float16 takes pytorch_bfo_optimizer.amp.scaled around the closure",
+        fix="call optimizer.step(closure) in place of scaler.step and scaler.update, with a closure that returns the "
+        "unscaled loss, computed under torch.autocast: bfloat16 needs no scaler; for float16, "
+        "pytorch_bfo_optimizer.scaled(closure, scaler, optimizer), whose closure does not call backward()",
         url=_NOTES + "amp_examples.html",
     ),
     Entry(
@@ -104,6 +106,15 @@ ENTRIES = (
         url="https://pytorch.org/docs/stable/optim.html#how-to-adjust-learning-rate",
     ),
     Entry(
+        "SHARDED-PARAMETERS",
+        _ERROR,
+        why="FSDP and tensor parallelism leave each process a part of every parameter, and an optimizer that moves all "
+        "coordinates at once has to hold them all.",
+        fix="keep the parameters whole (no wrapper, or DistributedDataParallel), and share the work with "
+        'pytorch_bfo_optimizer.distribute(optimizer, data="own")',
+        url="https://pytorch.org/docs/stable/distributed.fsdp.fully_shard.html",
+    ),
+    Entry(
         "DDP-UNFINISHED-REDUCTION",
         _ERROR,
         why="DistributedDataParallel met a forward pass before the gradients of the one before had all arrived: a part "
@@ -127,15 +138,18 @@ ENTRIES = (
         _WARNING,
         why="Each candidate drew random numbers of its own (a dropout mask, noise, a shuffled batch), so that luck "
         "decides which of them looks best.",
-        fix="hold them for the step: pytorch_bfo_optimizer.steady.steady_step(optimizer, closure, model); draw the "
-        "batch before the step, not in the closure",
+        fix="hold them for the step: pytorch_bfo_optimizer.steady_step(optimizer, closure, model), and draw the batch "
+        "before it, not in the closure; in Lightning, Transformers or fastai the adapter does so (BFOTraining, "
+        "BFOTrainer, BFOCallback, in pytorch_bfo_optimizer.adapters)",
     ),
     Entry(
         "CLOSURE-MOVES-BUFFERS",
         _WARNING,
         why="Running statistics moved once for each candidate of the step, most of which were thrown away: what "
         "eval() uses later is not of the weights that were kept.",
-        fix="hold them for the step: pytorch_bfo_optimizer.steady.steady_step(optimizer, closure, model)",
+        fix="hold them for the step: pytorch_bfo_optimizer.steady_step(optimizer, closure, model); in Lightning, "
+        "Transformers or fastai the adapter does so (BFOTraining, BFOTrainer, BFOCallback, in "
+        "pytorch_bfo_optimizer.adapters)",
     ),
     Entry(
         "DDP-LOCAL-LOSS",
@@ -150,7 +164,9 @@ ENTRIES = (
         _WARNING,
         why="Backward passes before step(closure) add up in .grad, and the step works with what its closure gives: the "
         "micro-batches before count for nothing.",
-        fix="one closure for all of them: pytorch_bfo_optimizer.accumulation.accumulate(closures)",
+        fix="one closure for all of them: pytorch_bfo_optimizer.accumulate(closures, weights), where each returns the "
+        "mean loss of its micro-batch (bound with functools.partial), undivided and without backward(), and weights "
+        "are their samples",
     ),
     # What optimizers did, or did not.
     Entry(

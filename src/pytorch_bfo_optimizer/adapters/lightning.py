@@ -233,7 +233,8 @@ class BFOCallback(Callback):
             found = ", ".join(type(optimizer).__name__ for optimizer in trainer.optimizers)
             raise TypeError(f"BFOCallback logs a colony, and configure_optimizers returned {found}: leave it away")
         for optimizer in colonies:
-            optimizer.on_step.append(self._note)
+            if self._note not in optimizer.on_step:
+                optimizer.on_step.append(self._note)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Log the last step, if there was one."""
@@ -246,6 +247,10 @@ class BFOCallback(Callback):
             }
             named = {f"{self._prefix}/{name}": value for name, value in figures.items()}
             pl_module.log_dict(named, prog_bar=self._prog_bar, on_step=True, on_epoch=False)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave the optimizers as they were."""
+        self.on_train_end(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave the optimizers as they were."""

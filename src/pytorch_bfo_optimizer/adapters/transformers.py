@@ -64,6 +64,8 @@ def prepare(trainer: Trainer) -> Trainer:
         TypeError: the optimizer is none of ours.
         HyperparameterError: `fp16` with a scaler, DeepSpeed or FSDP, or a param group that wants `weight_decay`.
     """
+    if not isinstance(trainer, Trainer):
+        raise TypeError(f"prepare takes a transformers.Trainer, made with its arguments, and this is {trainer!r}")
     if not any(isinstance(callback, ClosureSteps) for callback in trainer.callback_handler.callbacks):
         trainer.add_callback(ClosureSteps(trainer))
     return trainer
@@ -128,6 +130,7 @@ class ClosureSteps(TrainerCallback):
         self, optimizer: ColonyOptimizer[Any, Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """A step hook: the arguments of a `step` that has come without a closure."""
+        self._steady = None  # of a step that an exception has ended
         if not self._kept or any(argument is not None for argument in (*args[1:], *kwargs.values())):
             return None
         kept, self._kept = self._kept, []
@@ -136,7 +139,7 @@ class ClosureSteps(TrainerCallback):
         if not isinstance(optimizer, HybridBFO):
             closure = partial(_loss_alone, SmartClosure(closure, optimizer.vector.params))
         self._steady = SteadyClosure(closure, kept[0][0])
-        return (optimizer, self._steady.__call__), {}  # a method: who watches closures sees functions alone
+        return (optimizer, partial(_evaluated, self._steady)), {}
 
     def settle(self, optimizer: ColonyOptimizer[Any, Any], *_: Any) -> None:
         """A step hook: buffers move once, and the loss is noted."""
@@ -162,6 +165,15 @@ class ClosureSteps(TrainerCallback):
         handles, self._handles = self._handles, []
         for handle in handles:
             handle.remove()
+
+
+def _evaluated(steady: SteadyClosure) -> Any:
+    """One evaluation; what it raises leaves random state and buffers as they were before the step."""
+    try:
+        return steady()
+    except BaseException:
+        steady.put_back()
+        raise
 
 
 def _loss_alone(closure: SmartClosure) -> Any:

@@ -85,11 +85,12 @@ _MAY_BE_INFINITE = ("loss", "best_loss", "diversity", "step_size")
 
 def _made(path: Path) -> BinaryIO:
     try:
-        return path.open("xb")
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o666)
     except FileExistsError as error:
         raise FileExistsError(
             f"{path} is there already: give another path, or append=True to go on in this file"
         ) from error
+    return os.fdopen(descriptor, "wb")  # at the file's end, wherever that is: another process may append too
 
 
 def _opened_at_its_end(path: Path) -> BinaryIO:

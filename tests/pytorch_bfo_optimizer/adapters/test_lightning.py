@@ -440,8 +440,9 @@ def test_the_users_exception_arrives_unchanged_and_nothing_has_moved() -> None:
     before = {name: value.clone() for name, value in net.state_dict().items()}
     net.make = lambda params: found.append(adaptive(params)) or found[0]
     with pytest.raises(KeyError) as raised:
-        fit(net, batches(1))
+        fit(net, batches(1), callbacks=[BFOCallback()])
     assert raised.value is error
+    assert found[0].on_step == []
     torch.testing.assert_close(dict(net.state_dict()), before, rtol=0, atol=0)
     assert net._bfo_step is None
     assert not found[0]._optimizer_step_pre_hooks

@@ -368,6 +368,28 @@ def test_what_is_raised_reaches_the_user_and_the_next_training_is_as_if_nothing_
     assert torch.equal(weights(found), weights(expected))
 
 
+def test_a_step_that_raises_leaves_random_state_and_the_users_own_steps_alone(tmp_path: Path) -> None:
+    model = llama()
+    optimizer = BFO(model.parameters(), population_size=4)
+    calls: list[Tensor] = []
+
+    class Failing(transformers.Trainer):
+        def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+            calls.append(torch.get_rng_state())
+            if len(calls) == 3:
+                raise IndexError("no such page")
+            return super().compute_loss(*args, **kwargs)
+
+    trainer = prepare(
+        Failing(model, arguments(tmp_path, max_steps=2), train_dataset=rows(), optimizers=(optimizer, None))
+    )
+    with pytest.raises(IndexError, match="no such page"):
+        trainer.train()
+    assert torch.equal(torch.get_rng_state(), calls[0])
+    optimizer.step(lambda: 1.0)  # nothing of the step that failed is run again
+    assert len(calls) == 3
+
+
 def trained(folder: Path, *, steps: int, accumulated: int, seed: int) -> tuple[list[float], nn.Module, BFO]:
     model = llama(dropout=0.0)
     optimizer = colony(model, seed=seed)

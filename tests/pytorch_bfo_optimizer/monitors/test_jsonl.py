@@ -125,3 +125,14 @@ def test_what_a_killed_process_leaves_can_be_read(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", KILLED, str(path)], timeout=120)
     assert done.returncode == -signal.SIGKILL
     assert [row["generation"] for row in read(path)] == list(range(1, 101))
+
+
+def test_two_that_write_to_one_file_lose_nothing(tmp_path: Path, record: Make) -> None:
+    path = tmp_path / "steps"
+    with JSONLinesSink(path) as first, JSONLinesSink(path, append=True) as second:
+        first(record(1))
+        first._flush()
+        second(record(2))
+        second._flush()
+        first(record(3))
+    assert sorted(row["generation"] for row in read(path)) == [1, 2, 3]

@@ -16,6 +16,8 @@ from bfo_diag.probes.gradients.flow import Flow, Reason
 from bfo_diag.probes.gradients.leaves import Leaves
 from bfo_diag.probes.gradients.values import (
     data_pointer,
+    has_history,
+    is_leaf,
     is_wrapped,
     numbers_in,
     tensors_in,
@@ -111,10 +113,10 @@ class Lineage:
         flow = self._flows.get(self.root(tensor))
         if flow is not None:
             return flow
-        grad_leaf = tensor.requires_grad and tensor.is_leaf
+        grad_leaf = tensor.requires_grad and is_leaf(tensor)
         if grad_leaf or isinstance(tensor, torch.nn.Parameter) or self.leaves.find(tensor) is not None:
             flow = self._leaf_flow(tensor)
-        elif tensor.grad_fn is not None:
+        elif has_history(tensor):
             # Made out of sight (a custom Function, a checkpoint): autograd's own graph says what it reads.
             flow = Flow("unseen", (), bits(graph_leaves([tensor], self.leaves)))
         else:
@@ -154,7 +156,7 @@ class Lineage:
         """Return the leaves that autograd reaches from `tensor`, as far as the trace can tell without a walk."""
         tensor = unwrapped(tensor)
         pending = self._pending.get(tensor)
-        if pending is not None and tensor.grad_fn is None:
+        if pending is not None and not has_history(tensor):
             carried, stack, reason = pending
             if frames.beyond(*FUNCTION_APPLY) is not None:
                 carried_in: int = carried
@@ -164,7 +166,7 @@ class Lineage:
                 flow.operation = "checkpoint" if reason == "checkpoint" else "Function.apply"
                 flow.cut_off(stack, reason, carried)
             return 0
-        if tensor.is_leaf:
+        if is_leaf(tensor):
             return self.leaves.bit(tensor) if tensor.requires_grad else 0
         known: int | None = self._carried.get(tensor)
         # A graph that appeared out of sight: whatever the value reads, autograd may reach.

@@ -30,7 +30,7 @@ from bfo_diag.probes.gradients.flow import Backward, Flow, Reason, StepTrace
 from bfo_diag.probes.gradients.lineage import FUNCTION_APPLY, Lineage
 from bfo_diag.probes.gradients.operations import Operation, Role, operation
 from bfo_diag.probes.gradients.statistics import gradient_stats
-from bfo_diag.probes.gradients.values import numbers_in, one_value, tensors_in
+from bfo_diag.probes.gradients.values import has_history, is_leaf, numbers_in, one_value, tensors_in
 from bfo_diag.probes.gradients.watched import is_closure, watched
 
 _STACK_OF_A_TRAINER = 64
@@ -161,7 +161,7 @@ class Trace(TorchFunctionMode):
         try:
             result = call_through(func, args, kwargs)
         except RuntimeError:
-            if written is not None and written.is_leaf and written.requires_grad:
+            if written is not None and is_leaf(written) and written.requires_grad:
                 self.step.failed_write = (op.name, frames.here(3), reads)
             raise
         if op.detaches and written is None and args and isinstance(result, torch.Tensor) and result is not args[0]:
@@ -210,9 +210,9 @@ class Trace(TorchFunctionMode):
         if output is source and not in_place:
             return  # handed through unchanged, such as x.to(its own device)
         reaches = before
-        if grad_mode and output.grad_fn is not None:
+        if grad_mode and has_history(output):
             reaches |= carried
-        elif output.is_leaf:
+        elif is_leaf(output):
             reaches = leaf_bit if output.requires_grad else 0
         flow = Flow(op.name, parents, reads)
         root = self.lineage.root(output)

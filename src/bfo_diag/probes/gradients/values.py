@@ -55,6 +55,22 @@ def data_pointer(tensor: torch.Tensor) -> int | None:
     return None
 
 
+def has_history(tensor: torch.Tensor) -> bool:
+    """Whether autograd recorded how the tensor was made."""
+    try:
+        return tensor.grad_fn is not None
+    except RuntimeError:  # a view made under no_grad() and written into, which torch refuses to speak of
+        return False
+
+
+def is_leaf(tensor: torch.Tensor) -> bool:
+    """`tensor.is_leaf`; False where torch refuses to say, as in `has_history`."""
+    try:
+        return tensor.is_leaf
+    except RuntimeError:
+        return False
+
+
 def version_of(gradient: torch.Tensor | None) -> tuple[int, int] | None:
     """Return what changes when a gradient is replaced or added to."""
     return None if gradient is None else (id(gradient), gradient._version)

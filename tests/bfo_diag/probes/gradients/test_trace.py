@@ -33,6 +33,7 @@ def examine(capture, targets_folder):
     "name",
     [
         "custom_function",
+        "padded_embedding",
         "checkpointed",
         "adversarial",
         "with_closure",
