@@ -82,4 +82,4 @@ peers:  ## Measure the optimizers beside their peers, in an environment of its o
 	$(PYTHON) benchmarks/peers/run.py
 
 clean:  ## Remove what the others made (not logs/)
-	rm -rf $(VENV) .venv-fastai .venv-torch-2.11 build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) .venv-check .venv-fastai .venv-torch-2.11 build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -110,7 +110,7 @@ class StateMismatchError(BFOError, ValueError):
 
 
 class TelemetryError(BFOError, ValueError):
-    """What was asked of the gradient telemetry does not fit: names, groups, or the order of calls."""
+    """What was asked of the gradient telemetry or of a monitor does not fit: names, groups, or the order of calls."""
 
 
 class UnsupportedGradientError(TelemetryError, TypeError):

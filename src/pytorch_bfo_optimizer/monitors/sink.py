@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import time
 from types import TracebackType
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 from pytorch_bfo_optimizer.errors import TelemetryError
 from pytorch_bfo_optimizer.state import StepRecord
-
-SHARE = 0.01
-"""Part of the time that a sink without `every` may take."""
 
 SinkT = TypeVar("SinkT", bound="StepSink")
 
@@ -18,13 +15,16 @@ SinkT = TypeVar("SinkT", bound="StepSink")
 class StepSink:
     """A hook for `optimizer.on_step` that writes records; a subclass gives `_write`, and `_end` if it holds anything.
 
-    `every` n: generations 1, 1 + n, 1 + 2n ... are written. None: as many as can be written in `SHARE` of the time, so
+    `every` n: generations 1, 1 + n, 1 + 2n ... are written. None: as many as can be written in `share` of the time, so
     that steps of a millisecond are as little slowed as steps of a second; which ones, the clock decides. A record that
     was left out is written by `close` if it is the last.
 
     Raises:
         TelemetryError: `every` is no count.
     """
+
+    share: ClassVar[float] = 0.01
+    """Part of the time that the writing may take where there is no `every`."""
 
     def __init__(self, prefix: str, *, every: int | None) -> None:
         counts = every is None or (isinstance(every, int) and not isinstance(every, bool) and every >= 1)
@@ -56,7 +56,7 @@ class StepSink:
             self._write(record)
         if due and self.every is None:
             ended = time.perf_counter()
-            self._rest_until = ended + (ended - began) / SHARE
+            self._rest_until = ended + (ended - began) / self.share
 
     def close(self) -> None:
         """Write the last record, if it was left out, and end. Can be called twice."""

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,29 +11,30 @@ from pytorch_bfo_optimizer.monitors import StepSink, sink
 Make = Callable[..., StepRecord]
 
 
-class Noting(StepSink):
-    """Notes the generations that it is to write."""
+class Clock:
+    """Stands in for `time`."""
 
-    def __init__(self, *, every: int | None) -> None:
+    now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+
+class Noting(StepSink):
+    """Notes the generations that it is to write, which takes half a second by the clock."""
+
+    def __init__(self, *, every: int | None, clock: Clock | None = None) -> None:
         super().__init__("noted", every=every)
+        self.clock = clock or Clock()
         self.written: list[int] = []
         self.ended = 0
 
     def _write(self, record: StepRecord) -> None:
         self.written.append(record.generation)
+        self.clock.now += 0.5
 
     def _end(self) -> None:
         self.ended += 1
-
-
-class Clock:
-    """Stands in for `time`: `perf_counter` gives what is next."""
-
-    def __init__(self, times: Iterator[float]) -> None:
-        self.times = times
-
-    def perf_counter(self) -> float:
-        return next(self.times)
 
 
 @pytest.mark.parametrize(("every", "expected"), [(1, [1, 2, 3, 4, 5, 6]), (2, [1, 3, 5, 6]), (5, [1, 6])])
@@ -54,16 +55,21 @@ def test_a_resumed_run_writes_the_steps_that_the_whole_one_would_have(record: Ma
     assert noting.written == [51, 61, 71]
 
 
-def test_without_every_it_takes_a_hundredth_of_the_time(record: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    # a write takes from 10.0 to 10.5: the next one may not begin within 50 seconds
-    monkeypatch.setattr(sink, "time", Clock(iter([10.0, 10.5, 60.0, 60.4, 60.5, 61.0, 110.9])))
-    noting = Noting(every=None)
-    for generation in range(1, 6):
+@pytest.mark.parametrize(("share", "expected"), [(0.01, [1, 4]), (0.005, [1, 6])])
+def test_without_every_it_takes_a_share_of_the_time(
+    record: Make, monkeypatch: pytest.MonkeyPatch, share: float, expected: list[int]
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(sink, "time", clock)
+    monkeypatch.setattr(Noting, "share", share)
+    noting = Noting(every=None, clock=clock)  # a write takes 0.5 seconds: the next begins 50 or 100 seconds later
+    for generation, now in enumerate([10.0, 60.0, 60.4, 60.5, 110.4, 110.5, 110.9], start=1):
+        clock.now = max(clock.now, now)
         noting(record(generation))
-    assert noting.written == [1, 4]
+    assert noting.written == expected
     monkeypatch.undo()
     noting.close()
-    assert noting.written == [1, 4, 5]
+    assert noting.written == [*expected, 7]
 
 
 def test_after_close_a_step_is_refused(record: Make) -> None:
