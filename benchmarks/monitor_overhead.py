@@ -5,10 +5,11 @@
 Digits, a 64-32-10 network, one thread, CPU time of this process with all its threads (the process in which W&B writes
 is not in it). In each round every way of looking on trains for a block of steps, in an order that is shuffled anew, and
 so do two without any hook: the step, and the A/A control. All blocks of a setting begin at one state, so that all make
-the very same steps. Two figures each: whole blocks against the block without a hook in the same round, median and
-quartiles; and, in blocks of their own, the calls of the hooks alone, on average, as a share of the median step; what an
-empty hook takes so is the clock's own, and is taken off. The second resolves a thousandth of a step; the first, as far
-as the control lets it, has the making of the record too, and what is hidden from the second.
+the very same steps. Three figures each: the median of all steps against that of all steps without a hook; whole blocks
+against the block without a hook in the same round, median and quartiles; and, in blocks of their own, the calls of the
+hooks alone, on average, as a share of the median step; what an empty hook takes so is the clock's own, and is taken
+off. The first has the making of the record in it, but no work that is done at few steps (a board's); the second has
+everything, as far as the control lets it be seen; the third resolves a thousandth of a step.
 
 Sinks have their defaults. What they leave out for the sake of time they leave out here: their clock stands still while
 others are measured.
@@ -20,6 +21,7 @@ import argparse
 import contextlib
 import copy
 import importlib.util
+import itertools
 import os
 import random
 import statistics
@@ -58,17 +60,18 @@ class Setting:
         self.state = copy.deepcopy(self.optimizer.state_dict())
         self.places = [param.detach().clone() for param in self.optimizer.vector.params]
 
-    def block(self, hooks: list[Hook], steps: int) -> float:
-        """CPU seconds a step, of so many from the one state on."""
+    def block(self, hooks: list[Hook], steps: int) -> list[float]:
+        """CPU seconds of each step, of so many from the one state on."""
         for param, place in zip(self.optimizer.vector.params, self.places, strict=True):
             param.data.copy_(place)
         self.optimizer.load_state_dict(self.state)
         self.optimizer.on_step[:] = hooks
         self.step()  # what is made anew after loading is no part of a step
-        began = time.process_time()
+        ends = [time.process_time()]
         for _ in range(steps):
             self.step()
-        return (time.process_time() - began) / steps
+            ends.append(time.process_time())
+        return [end - start for start, end in itertools.pairwise(ends)]
 
 
 class Timed:
@@ -151,9 +154,10 @@ def quartiles(values: list[float]) -> str:
 
 def measure(setting: Setting, ways: dict[str, list[Hook]], *, rounds: int, block: float) -> None:
     """Train in all ways, round by round, and print what each costs."""
-    steps = max(2, round(block / setting.block([], 3)))
+    steps = max(2, round(block / statistics.fmean(setting.block([], 3))))
     rested = {way: time.perf_counter() for way in ways}
     blocks: dict[str, list[float]] = {way: [] for way in ways}
+    every: dict[str, list[float]] = {way: [] for way in ways}
     calls: dict[str, list[float]] = {way: [] for way in ways}
     order, shuffled = list(ways), random.Random(0)
     for number in range(rounds):
@@ -162,7 +166,9 @@ def measure(setting: Setting, ways: dict[str, list[Hook]], *, rounds: int, block
             for hook in ways[way]:
                 if isinstance(hook, StepSink):
                     hook._rest_until += time.perf_counter() - rested[way]
-            blocks[way].append(setting.block(ways[way], steps))
+            took = setting.block(ways[way], steps)
+            blocks[way].append(statistics.fmean(took))
+            every[way] += took
             if number % 2 == 0:
                 timed = [Timed(hook) for hook in ways[way]]
                 setting.block(timed, steps)
@@ -176,7 +182,9 @@ def measure(setting: Setting, ways: dict[str, list[Hook]], *, rounds: int, block
         if way != NONE:
             longer = [100 * (with_it / without - 1) for with_it, without in zip(seconds, base, strict=True)]
             call = max(statistics.fmean(calls[way]) - len(ways[way]) * empty, 0.0)
-            print(f"  {way:28} {quartiles(longer)} % longer; calls {1e6 * call:6.1f} us = {call / usual:.2%}")
+            step = 100 * (statistics.median(every[way]) / statistics.median(every[NONE]) - 1)
+            told = f"blocks {quartiles(longer)} %; calls {1e6 * call:6.1f} us = {call / usual:.2%}"
+            print(f"  {way:28} the median step is {step:5.2f} % longer; {told}")
 
 
 def main() -> None:

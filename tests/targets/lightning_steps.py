@@ -8,6 +8,8 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from bfo_diag.cases.digits_mlp import digits
+from pytorch_bfo_optimizer import HybridBFO
+from pytorch_bfo_optimizer.adapters.lightning import BFOTraining
 
 
 def digits_loader(rows: int = 128) -> DataLoader:
@@ -35,6 +37,11 @@ class Healthy(L.LightningModule):
 
     def train_dataloader(self):
         return digits_loader()
+
+
+class Colony(BFOTraining, Healthy):
+    def configure_optimizers(self):
+        return HybridBFO(self.parameters(), population_size=4)
 
 
 class Cut(Healthy):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import importlib
 from collections.abc import Callable
+from types import MethodType
 from typing import Any
 
 from bfo_diag.attempt import call_through
@@ -49,23 +50,31 @@ def prepare(value: Any, device: str) -> Case:
 class TrainingStep(StepInPart):
     """One batch of a Trainer's training loop. Lightning compiles `training_step`, and so does `through`.
 
+    Where `BFOTraining` makes the optimizer's steps in it, that is the one that the user wrote: the loss of a batch.
+
     (With slots: what a Trainer holds, such as copies of weights in its callbacks, is not the step's to be named.)
     """
 
-    __slots__ = ("_batch", "_module", "_returned", "_trainer", "function", "inputs", "part_name")
+    __slots__ = ("_batch", "_makes_steps", "_module", "_returned", "_trainer", "function", "inputs", "part_name")
 
     def __init__(self, trainer: Any, module: Any, batch: Any) -> None:
         self._trainer, self._module, self._batch = trainer, module, batch
-        self.function = module.training_step
+        written = getattr(type(module).training_step, "wrapped_by_bfo", None)
+        self._makes_steps = written is not None
+        self.function = MethodType(written, module) if written is not None else module.training_step
         self.part_name = f"{type(module).__name__}.training_step"
         on_device = trainer.strategy.batch_to_device(trainer.precision_plugin.convert_input(batch), dataloader_idx=0)
         wanted = importlib.import_module(f"{_package(module)}.utilities.signature_utils").is_param_in_hook_signature
         self.inputs = (on_device, 0) if wanted(self.function, "batch_idx", min_args=2) else (on_device,)
         self._returned: Any = None
 
+    def __call__(self) -> Any:
+        """Run the batch, and return its loss."""
+        return self._advance(self._module.training_step)
+
     def run_part(self, function: Callable[..., Any]) -> Any:
         """Run `function` and backward alone; with manual optimization it is all of the batch."""
-        if not self._module.automatic_optimization:
+        if not self._module.automatic_optimization and not self._makes_steps:
             return self.through(function)
         self._module.zero_grad()
         self._module.trainer = self._trainer
@@ -79,8 +88,10 @@ class TrainingStep(StepInPart):
 
     def through(self, function: Callable[..., Any]) -> Any:
         """Run the batch with `function` (its compiled form, say) in place of `training_step`."""
+        return self.run_part(function) if self._makes_steps else self._advance(function)
 
-        @functools.wraps(self.function)
+    def _advance(self, function: Callable[..., Any]) -> Any:
+        @functools.wraps(self._module.training_step)
         def training_step(*args: Any, **kwargs: Any) -> Any:
             self._returned = call_through(function, args, kwargs)
             return self._returned

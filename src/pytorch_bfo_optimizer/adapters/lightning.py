@@ -173,7 +173,7 @@ def _stepping(written: Callable[..., Any]) -> Callable[..., Any]:
 
     # Lightning asks whether there is a batch_idx, and may compile what a module has: a forward, but not our steps
     training_step.__signature__ = signature  # type: ignore[attr-defined]
-    training_step.wrapped_by_bfo = True  # type: ignore[attr-defined]
+    training_step.wrapped_by_bfo = written  # type: ignore[attr-defined]
     return cast(Callable[..., Any], torch.compiler.disable(training_step))
 
 
@@ -196,7 +196,7 @@ def _checking(written: Callable[..., Any]) -> Callable[..., Any]:
         self._bfo_waiting = ()
         return written(self)
 
-    configure_optimizers.wrapped_by_bfo = True  # type: ignore[attr-defined]
+    configure_optimizers.wrapped_by_bfo = written  # type: ignore[attr-defined]
     return configure_optimizers
 
 

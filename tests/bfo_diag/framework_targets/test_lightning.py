@@ -168,6 +168,24 @@ def test_what_is_compiled_is_the_training_step_and_lightnings_own_breaks_are_not
     }
 
 
+def test_of_a_module_whose_adapter_makes_the_steps_the_loss_is_compiled(file):
+    case = made(file, "Colony")
+    before = case.model.head.weight.detach().clone()
+    calls = []
+
+    def compiled(*batch):
+        calls.append(len(batch))
+        return case.step.function(*batch)
+
+    assert case.step.function.__func__ is type(case.model).__mro__[2].training_step  # as it was written
+    loss = case.step.through(compiled)
+    assert calls == [2]
+    assert torch.equal(case.model.head.weight, before)
+    assert case.model.head.weight.grad is not None
+    assert case.step() <= loss  # the step itself is the colony's
+    assert not torch.equal(case.model.head.weight, before)
+
+
 def test_the_compiled_training_step_is_run_in_lightnings_own_loop(file):
     case = made(file, "Healthy")
     plain = copy.deepcopy(case.model)
