@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from bfo_diag.cases.digits_mlp import digits
-from pytorch_bfo_optimizer import BFO, GradientConfig, HybridBFO, HyperparameterError
+from pytorch_bfo_optimizer import BFO, GradientConfig, HybridBFO, HyperparameterError, NonFiniteGenerationError
 from pytorch_bfo_optimizer.smart_closure import SmartClosure
 from pytorch_bfo_optimizer.steady import steady_step
 
@@ -368,26 +368,39 @@ def test_what_is_raised_reaches_the_user_and_the_next_training_is_as_if_nothing_
     assert torch.equal(weights(found), weights(expected))
 
 
-def test_a_step_that_raises_leaves_random_state_and_the_users_own_steps_alone(tmp_path: Path) -> None:
-    model = llama()
+class Unlucky(Classifier):
+    """Raises at the end of its third call, or never has a loss that is finite."""
+
+    def __init__(self, raised: type[Exception]) -> None:
+        super().__init__()
+        self.raised, self.met = raised, list[Tensor]()
+
+    def forward(self, pixels: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        self.met.append(torch.get_rng_state())
+        found = super().forward(pixels, labels)
+        if self.raised is NonFiniteGenerationError:
+            found["loss"] = found["loss"] * float("nan")
+        elif self.calls == 3:
+            raise self.raised("no such page")
+        return found
+
+
+@pytest.mark.parametrize("raised", [IndexError, NonFiniteGenerationError])
+def test_nothing_of_a_step_that_raised_is_left_for_the_users_own(tmp_path: Path, raised: type[Exception]) -> None:
+    images, labels = digits()
+    data = [{"pixels": image, "labels": label} for image, label in zip(images[:64], labels[:64], strict=True)]
+    model = Unlucky(raised)
     optimizer = BFO(model.parameters(), population_size=4)
-    calls: list[Tensor] = []
-
-    class Failing(transformers.Trainer):
-        def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
-            calls.append(torch.get_rng_state())
-            if len(calls) == 3:
-                raise IndexError("no such page")
-            return super().compute_loss(*args, **kwargs)
-
-    trainer = prepare(
-        Failing(model, arguments(tmp_path, max_steps=2), train_dataset=rows(), optimizers=(optimizer, None))
-    )
-    with pytest.raises(IndexError, match="no such page"):
+    trainer = BFOTrainer(model, arguments(tmp_path), train_dataset=data, optimizers=(optimizer, None))
+    before = [buffer.clone() for buffer in model.buffers()]
+    with pytest.raises(raised):
         trainer.train()
-    assert torch.equal(torch.get_rng_state(), calls[0])
-    optimizer.step(lambda: 1.0)  # nothing of the step that failed is run again
-    assert len(calls) == 3
+    if raised is IndexError:
+        assert torch.equal(torch.get_rng_state(), model.met[0])
+        assert all(map(torch.equal, model.buffers(), before))
+    calls = model.calls
+    optimizer.step(lambda: 1.0)
+    assert model.calls == calls
 
 
 def trained(folder: Path, *, steps: int, accumulated: int, seed: int) -> tuple[list[float], nn.Module, BFO]:
