@@ -24,8 +24,9 @@ from bfo_diag import environment, frames, sources, targets
 from bfo_diag.attempt import TimeLimitReached, describe
 from bfo_diag.errors import DiagError, WorkspaceError
 from bfo_diag.parts import Parts
-from bfo_diag.probes import PartResult, Probe, Progress, load_all
+from bfo_diag.probes import PartResult, Probe, load_all
 from bfo_diag.records import JSONValue, Observation, loads
+from bfo_diag.shown import Progress
 from bfo_diag.store import RAW_FOLDER, ObservationWriter, read_progress, write_progress
 
 SPEC_FILE = "spec.json"

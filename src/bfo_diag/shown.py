@@ -31,6 +31,18 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Progress:
+    """How far a capture is, for the person who waits; no fact, and never on record."""
+
+    done: int
+    total: int | None
+    doing: str
+    left_s: float | None = None
+    table: Table | None = None
+    """The latest figures, to be drawn under the progress line: at most `store.PROGRESS_ROWS` rows."""
+
+
+@dataclass(frozen=True)
 class Series:
     """What a chart draws under one name: points (x, y), and where measured the interval (low, high) of each y."""
 

@@ -35,6 +35,8 @@ from pytorch_bfo_optimizer.errors import (
     StateMismatchError,
     TelemetryError,
     TiedParametersError,
+    TurnoverError,
+    TurnoverRefusedError,
     UnsupportedGradientError,
     UnsupportedParameterError,
 )
@@ -101,6 +103,8 @@ __all__ = [
     "TelemetryConfig",
     "TelemetryError",
     "TiedParametersError",
+    "TurnoverError",
+    "TurnoverRefusedError",
     "UnsupportedGradientError",
     "UnsupportedParameterError",
     "accumulate",

@@ -17,6 +17,8 @@
     ├── GradientModeUnsupportedError(TypeError)  this mode cannot drive this optimizer
     ├── CompileFailedError(RuntimeError)         torch.compile failed, where fallback="raise" was asked for
     ├── StateMismatchError(ValueError)           a state_dict of another colony
+    ├── TurnoverError(ValueError)                neurons that can't be replaced as asked
+    │   └── TurnoverRefusedError                 surgery that would change more than it says: tied weights, residual widths
     ├── TelemetryError(ValueError)               gradients that can't be watched as asked
     │   └── UnsupportedGradientError(TypeError)  a gradient of a kind that can't be measured alone
     └── DistributedError(RuntimeError)           the ranks of a job cannot share a colony
@@ -107,6 +109,14 @@ class CompileFailedError(BFOError, RuntimeError):
 
 class StateMismatchError(BFOError, ValueError):
     """A `state_dict` belongs to a colony of another size or to other parameters."""
+
+
+class TurnoverError(BFOError, ValueError):
+    """What was asked of neuron turnover does not fit: a name that is not known, a share out of range, another model."""
+
+
+class TurnoverRefusedError(TurnoverError):
+    """A layer can't be widened or narrowed without changing more than itself; the message names what stands there."""
 
 
 class TelemetryError(BFOError, ValueError):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from bfo_diag.records import Finding, JSONValue, Observation, Run
-from bfo_diag.shown import Chart, Table
+from bfo_diag.shown import Chart, Progress, Table
 
 
 class Request(Protocol):
@@ -45,18 +45,6 @@ class Request(Protocol):
         Each of its observations gets `part` and `case` among its values. `target` stands in for the request's own.
         With `must_end`, a part that dies is the end of the target; without, only a fact about the part.
         """
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a capture is, for the person who waits; no fact, and never on record."""
-
-    done: int
-    total: int | None
-    doing: str
-    left_s: float | None = None
-    table: Table | None = None
-    """The latest figures, to be drawn under the progress line: at most `store.PROGRESS_ROWS` rows."""
 
 
 @dataclass(frozen=True)

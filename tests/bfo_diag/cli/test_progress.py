@@ -17,15 +17,15 @@ import pytest
 
 from bfo_diag import child, store
 from bfo_diag.cli.progress import duration
-from bfo_diag.probes import Probe, Progress
-from bfo_diag.shown import Cell, Table
+from bfo_diag.probes import Probe
+from bfo_diag.shown import Cell, Progress, Table
 
 RUN = """
 import sys
 from pathlib import Path
 from bfo_diag import store
 from bfo_diag.cli.progress import watching
-from bfo_diag.probes import Progress
+from bfo_diag.shown import Progress
 from bfo_diag.render.console import console
 from bfo_diag.shown import Cell, Table
 

@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from bfo_diag import archive, store
-from bfo_diag.probes.run import reading
 from bfo_diag.records import Outcome
+from bfo_diag.training import reading
 from bfo_diag.workspace import Workspace
 
 COMMAND = [sys.executable, "-c", "from bfo_diag.cli.app import main; main()"]

@@ -15,9 +15,10 @@ from typing import Annotated, Any
 import typer
 
 from bfo_diag.errors import DiagError
-from bfo_diag.probes import PartResult, Probe, Progress, Request, readers
+from bfo_diag.probes import PartResult, Probe, Request, readers
 from bfo_diag.probes.bench.arms import AS_IT_IS, EAGER, MODES, REFERENCE, chosen
 from bfo_diag.records import JSONValue, Observation
+from bfo_diag.shown import Progress
 
 BUILTINS = ("bfo_generation", "digits_mlp_train_step", "char_transformer_train_step")
 _STOPS = ("timed_out",)

@@ -17,10 +17,11 @@ import torch
 
 from bfo_diag.attempt import Attempt, attempt
 from bfo_diag.errors import DiagError
-from bfo_diag.probes import Progress, Request
+from bfo_diag.probes import Request
 from bfo_diag.probes.bench.arms import AS_IT_IS, CONTROL, EAGER, REFERENCE, compile_options, uses_cuda_graphs
 from bfo_diag.probes.bench.reference import InFloat64, arrays, kept, optimizers_of, state_of, widen
 from bfo_diag.records import Observation
+from bfo_diag.shown import Progress
 from bfo_diag.subject import Subject, as_it_is, fresh
 
 BLOCK_S = 0.010

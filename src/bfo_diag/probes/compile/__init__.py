@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bfo_diag.errors import DiagError
-from bfo_diag.probes import PartResult, Probe, Progress, Request, later, readers
+from bfo_diag.probes import PartResult, Probe, Request, later, readers
 from bfo_diag.probes.compile.builtin import FIRST_LOOK, NAMES, Builtin, chosen
 from bfo_diag.probes.compile.fixes import SWITCHES, UNSPEC
 from bfo_diag.records import JSONValue, Observation
+from bfo_diag.shown import Progress
 
 if TYPE_CHECKING:
     from bfo_diag.probes.compile.analysis import Analysis

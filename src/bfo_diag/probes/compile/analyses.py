@@ -16,11 +16,12 @@ import torch
 
 from bfo_diag.attempt import Attempt, attempt
 from bfo_diag.errors import DiagError
-from bfo_diag.probes import Progress, Request
+from bfo_diag.probes import Request
 from bfo_diag.probes.compile import compat, coverage
 from bfo_diag.probes.compile.events import Listener, break_observation
 from bfo_diag.probes.compile.payload import read_break
 from bfo_diag.records import Observation
+from bfo_diag.shown import Progress
 from bfo_diag.subject import Subject, as_it_is, compiled_names, fresh
 from bfo_diag.targets import Target
 

@@ -18,9 +18,9 @@ from bfo_diag.attempt import Attempt, Raised, attempt
 from bfo_diag.cases import char_transformer, digits_mlp, rosenbrock
 from bfo_diag.cases.optimizer_step import constructor_arguments
 from bfo_diag.cases.workload import Workload
-from bfo_diag.probes import Progress
 from bfo_diag.probes.gradients.scenarios import SCENARIOS, Arrangement, Scenario
 from bfo_diag.records import Observation
+from bfo_diag.shown import Progress
 from bfo_diag.torch_state import default_device
 
 WORKLOADS: dict[str, Callable[..., Workload]] = {

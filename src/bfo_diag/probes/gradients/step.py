@@ -12,12 +12,12 @@ import torch
 
 from bfo_diag.attempt import Attempt, attempt
 from bfo_diag.losses import loss_in, number_of
-from bfo_diag.probes import Progress
 from bfo_diag.probes.gradients.cuts import StepAnalysis, leaf_values
 from bfo_diag.probes.gradients.naming import name_case
 from bfo_diag.probes.gradients.trace import Trace
 from bfo_diag.probes.gradients.values import data_pointer
 from bfo_diag.records import Observation, Place
+from bfo_diag.shown import Progress
 from bfo_diag.targets import Target
 
 

@@ -1,7 +1,6 @@
 """`bfo-diag run`: trains what a recipe says, with early stopping, folds, checkpoints, compile and telemetry.
 
-`reading` reads the `recipe`, without torch; `loop` trains; a `checkpoint` lets another run go on; `judge` and `summary`
-read the record.
+What trains is in `bfo_diag.training`; `judge` and `summary` read the record.
 """
 
 from __future__ import annotations
@@ -12,8 +11,9 @@ from typing import Annotated
 
 import typer
 
-from bfo_diag.probes import FileTarget, Probe, Progress, Request, later, readers
+from bfo_diag.probes import FileTarget, Probe, Request, later, readers
 from bfo_diag.records import CaseRecord, Observation
+from bfo_diag.shown import Progress
 
 
 def capture(
@@ -44,7 +44,7 @@ def capture(
     import torch
 
     from bfo_diag import targets
-    from bfo_diag.probes.run import checkpoint, loop, reading
+    from bfo_diag.training import checkpoint, loop, reading
 
     recipe = reading.read(request.text).with_options(seed=request.seed, compile=compile, telemetry=telemetry)
     path = Path(request.text or "").resolve()
@@ -78,6 +78,6 @@ PROBE = Probe(
     file_target=FileTarget(
         metavar="RECIPE.toml",
         help="What to train: data, model, optimizer and how long. --seed other than 0 stands in for the recipe's.",
-        check=later(f"{__name__}.reading", "read"),
+        check=later("bfo_diag.training.reading", "read"),
     ),
 )

@@ -10,8 +10,9 @@ from typing import Annotated
 
 import typer
 
-from bfo_diag.probes import Probe, Progress, Request, readers
+from bfo_diag.probes import Probe, Request, readers
 from bfo_diag.records import Observation
+from bfo_diag.shown import Progress
 
 
 def capture(

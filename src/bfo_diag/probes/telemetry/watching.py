@@ -14,11 +14,12 @@ from bfo_diag.cases import char_transformer, digits_mlp
 from bfo_diag.cases.optimizer_step import optimizer_case
 from bfo_diag.errors import DiagError
 from bfo_diag.losses import loss_in, number_of
-from bfo_diag.probes import Progress, Request
+from bfo_diag.probes import Request
 from bfo_diag.probes.telemetry.live import Live
 from bfo_diag.probes.telemetry.sampling import Sample, Sampler, Source
 from bfo_diag.probes.telemetry.sinks import Sinks
 from bfo_diag.records import Case, Observation, Place
+from bfo_diag.shown import Progress
 from bfo_diag.targets import Target, builtin_record
 from pytorch_bfo_optimizer.telemetry import GradientStats
 

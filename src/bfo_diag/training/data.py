@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bfo_diag.errors import DiagError
-from bfo_diag.probes.run.recipe import Data, Training
+from bfo_diag.training.recipe import Data, Training
 
 CONTEXT = 32
 """Characters of a sample of text where the recipe says nothing."""

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from bfo_diag.probes.run import reading
+from bfo_diag.training import reading
 
 SMALL = {
     "data": {"name": "digits", "samples": 120, "batch_size": 16},

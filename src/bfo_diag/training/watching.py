@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from bfo_diag.probes.run.step import Step, Watch
 from bfo_diag.records import Observation
+from bfo_diag.training.step import Step, Watch
 from pytorch_bfo_optimizer.telemetry import GradientCollector, GradientStats
 
 

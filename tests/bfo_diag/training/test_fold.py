@@ -6,8 +6,8 @@ import math
 
 import torch
 
-from bfo_diag.probes.run.fold import Fold
-from bfo_diag.probes.run.recipe import Training
+from bfo_diag.training.fold import Fold
+from bfo_diag.training.recipe import Training
 
 
 def noted(*losses, training=None, min_delta=0.0):

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from bfo_diag import targets
 from bfo_diag.attempt import call_through
 from bfo_diag.errors import DiagError, TargetLoadError
-from bfo_diag.probes.run.data import Samples
-from bfo_diag.probes.run.recipe import Model
+from bfo_diag.training.data import Samples
+from bfo_diag.training.recipe import Model
 
 WIDTH, DEPTH, DROPOUT = 64, 1, 0.0
 _HEADS = 2

@@ -10,8 +10,8 @@ from torch import nn
 
 from bfo_diag import api
 from bfo_diag.errors import DiagError
-from bfo_diag.probes.run import checkpoint, data, loop
 from bfo_diag.records import Observation
+from bfo_diag.training import checkpoint, data, loop
 
 pytestmark = pytest.mark.usefixtures("fresh_imports")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from bfo_diag.errors import DiagError
-from bfo_diag.probes.run import reading
-from bfo_diag.probes.run.recipe import differences
+from bfo_diag.training import reading
+from bfo_diag.training.recipe import differences
 
 REST = '\nmodel.name = "mlp"\noptimizer.name = "Adam"\n'
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from bfo_diag.errors import DiagError
-from bfo_diag.probes.run.recipe import Compile
-from bfo_diag.probes.run.step import Step
 from bfo_diag.records import JSONValue, Observation
+from bfo_diag.training.recipe import Compile
+from bfo_diag.training.step import Step
 from pytorch_bfo_optimizer.compile_policy import CompilePolicy
 from pytorch_bfo_optimizer.errors import HyperparameterError
 

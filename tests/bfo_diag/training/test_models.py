@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from bfo_diag.errors import DiagError
-from bfo_diag.probes.run import data, models
-from bfo_diag.probes.run.recipe import Data, Model
+from bfo_diag.training import data, models
+from bfo_diag.training.recipe import Data, Model
 
 pytestmark = pytest.mark.usefixtures("fresh_imports")
 FACTORIES = """

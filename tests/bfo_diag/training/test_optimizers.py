@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 from bfo_diag.errors import DiagError
-from bfo_diag.probes.run import data, optimizers
-from bfo_diag.probes.run.recipe import Data, Optimizer, Training
-from bfo_diag.probes.run.step import Step
+from bfo_diag.training import data, optimizers
+from bfo_diag.training.recipe import Data, Optimizer, Training
+from bfo_diag.training.step import Step
 
 
 @pytest.fixture(scope="module")

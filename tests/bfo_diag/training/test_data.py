@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from bfo_diag.errors import DiagError
-from bfo_diag.probes.run import data
-from bfo_diag.probes.run.recipe import Data, Training
+from bfo_diag.training import data
+from bfo_diag.training.recipe import Data, Training
 
 
 def generator(seed: int = 0) -> torch.Generator:

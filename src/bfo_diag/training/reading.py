@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from bfo_diag.errors import DiagError
-from bfo_diag.probes.run.recipe import SEED, TABLES, TEXT, Allowed, Optimizer, Recipe, listed
+from bfo_diag.training.recipe import SEED, TABLES, TEXT, Allowed, Optimizer, Recipe, listed
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -50,10 +50,19 @@ def read(text: str | None) -> Recipe:
         raise DiagError(f"{path} can't be read: {error.strerror or error}", mend="see that it is a file") from error
     except (ValueError, RecursionError) as error:
         raise DiagError(f"{path} is no TOML: {error}", mend="https://toml.io tells how it is written") from error
-    recipe = _Reader(str(path)).recipe(raw, path.stem)
+    return of_tables(raw, file=str(path), stem=path.stem)
+
+
+def of_tables(tables: Mapping[str, Any], *, file: str, stem: str) -> Recipe:
+    """Return the recipe that tables say, as TOML gives them; `file` is for the errors, `stem` the name by default.
+
+    Raises:
+        DiagError: a key or value that is not known, or two that contradict each other.
+    """
+    recipe = _Reader(file).recipe(tables, stem)
     fault = next(_contradictions(recipe), None)
     if fault is not None:
-        raise DiagError(f"{path}: {fault[0]}", mend=fault[1])
+        raise DiagError(f"{file}: {fault[0]}", mend=fault[1])
     return recipe
 
 

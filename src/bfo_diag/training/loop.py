@@ -18,14 +18,14 @@ from torch import Tensor
 
 from bfo_diag.attempt import attempt, call_through
 from bfo_diag.errors import DiagError
-from bfo_diag.probes import Progress
-from bfo_diag.probes.run import checkpoint, data, models, optimizers
-from bfo_diag.probes.run.compiling import KIND, Compiling
-from bfo_diag.probes.run.fold import Fold
-from bfo_diag.probes.run.recipe import Recipe
-from bfo_diag.probes.run.step import Step
-from bfo_diag.probes.run.watching import Watcher
 from bfo_diag.records import JSONValue, Observation
+from bfo_diag.shown import Progress
+from bfo_diag.training import checkpoint, data, models, optimizers
+from bfo_diag.training.compiling import KIND, Compiling
+from bfo_diag.training.fold import Fold
+from bfo_diag.training.recipe import Recipe
+from bfo_diag.training.step import Step
+from bfo_diag.training.watching import Watcher
 
 T = TypeVar("T")
 _TOLD_AGAIN = (KIND, "epoch", "fold_end")

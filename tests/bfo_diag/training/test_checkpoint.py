@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from bfo_diag.errors import DiagError, WorkspaceError
-from bfo_diag.probes.run import checkpoint
+from bfo_diag.training import checkpoint
 
 
 @pytest.fixture

@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from bfo_diag.errors import DiagError
-from bfo_diag.probes.run import data
-from bfo_diag.probes.run.recipe import Data, Training
-from bfo_diag.probes.run.step import Step
-from bfo_diag.probes.run.watching import Watcher
+from bfo_diag.training import data
+from bfo_diag.training.recipe import Data, Training
+from bfo_diag.training.step import Step
+from bfo_diag.training.watching import Watcher
 from pytorch_bfo_optimizer import BFO, AdaptiveBFO, HybridBFO
 
 FAMILY = [BFO, AdaptiveBFO, HybridBFO]

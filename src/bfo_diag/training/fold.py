@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from bfo_diag.probes.run.recipe import Training
+from bfo_diag.training.recipe import Training
 
 
 @dataclass

@@ -11,9 +11,9 @@ from torch import nn
 
 from bfo_diag import api
 from bfo_diag.errors import DiagError
-from bfo_diag.probes.run.compiling import KIND, Compiling
-from bfo_diag.probes.run.recipe import Compile, Training
-from bfo_diag.probes.run.step import Step
+from bfo_diag.training.compiling import KIND, Compiling
+from bfo_diag.training.recipe import Compile, Training
+from bfo_diag.training.step import Step
 
 pytestmark = [pytest.mark.compile, pytest.mark.usefixtures("fresh_imports")]
 EAGER = {"enabled": True, "backend": "eager"}

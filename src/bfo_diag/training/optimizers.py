@@ -10,8 +10,8 @@ from torch import nn
 
 import pytorch_bfo_optimizer as bfo
 from bfo_diag.errors import DiagError
-from bfo_diag.probes.run.reading import near
-from bfo_diag.probes.run.recipe import Optimizer
+from bfo_diag.training.reading import near
+from bfo_diag.training.recipe import Optimizer
 from pytorch_bfo_optimizer.shell import ColonyOptimizer
 
 _NOT_HERE = {

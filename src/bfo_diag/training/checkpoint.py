@@ -18,8 +18,8 @@ import torch
 
 from bfo_diag import store
 from bfo_diag.errors import DiagError, WorkspaceError
-from bfo_diag.probes.run.recipe import differences
 from bfo_diag.records import JSONValue
+from bfo_diag.training.recipe import differences
 
 FILE = "checkpoint.pt"
 FORMAT = 1

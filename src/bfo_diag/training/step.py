@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bfo_diag.errors import TargetLoadError
-from bfo_diag.probes.run.recipe import Training
+from bfo_diag.training.recipe import Training
 from pytorch_bfo_optimizer import HybridBFO
 from pytorch_bfo_optimizer.shell import ColonyOptimizer
 
