@@ -18,7 +18,7 @@
     ├── CompileFailedError(RuntimeError)         torch.compile failed, where fallback="raise" was asked for
     ├── StateMismatchError(ValueError)           a state_dict of another colony
     ├── TurnoverError(ValueError)                neurons that can't be replaced as asked
-    │   └── TurnoverRefusedError                 surgery that would change more than it says: tied weights, residual widths
+    │   └── TurnoverRefusedError                 surgery that would change more than was asked
     ├── TelemetryError(ValueError)               gradients that can't be watched as asked
     │   └── UnsupportedGradientError(TypeError)  a gradient of a kind that can't be measured alone
     └── DistributedError(RuntimeError)           the ranks of a job cannot share a colony

@@ -13,7 +13,7 @@ NonFiniteGenerationError ObjectiveError ParameterError SmartClosure StateMismatc
 UnsupportedParameterError minimal_patch GradientCollector GradientStats TelemetryConfig TelemetryError
 UnsupportedGradientError CompilePolicy CompileReport CompileFailedError distribute Distribution DistributedError
 RankFailedError RankLostError RanksDisagreeError accumulate scaled steady_step SteadyClosure BFOScheduler LinearSchedule
-CosineSchedule
+CosineSchedule TurnoverError TurnoverRefusedError
 """.split()
 
 
@@ -30,7 +30,7 @@ import pytorch_bfo_optimizer
 assert torch.equal(before[0], torch.get_rng_state()) and torch.is_grad_enabled() == before[1]
 assert torch.get_default_dtype() == before[2]
 heavy = {'bfo_diag', 'typer', 'rich', 'jinja2', 'sklearn', 'scipy', 'torch._inductor'}
-heavy |= {'lightning', 'transformers', 'tensorboard', 'wandb', 'matplotlib'}
+heavy |= {'lightning', 'transformers', 'tensorboard', 'wandb', 'matplotlib', 'optuna'}
 heavy &= set(sys.modules) - before[3]
 assert not heavy, heavy
 """

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Any, Protocol
 
 import torch
 
 from pytorch_bfo_optimizer.errors import TelemetryError
+from pytorch_bfo_optimizer.step_hooks import calls_itself, has_closure
 from pytorch_bfo_optimizer.telemetry.closures import FirstBackward
 from pytorch_bfo_optimizer.telemetry.stats import GradientStats
 
-_HOOKED_STEP = torch.optim.Optimizer.profile_hook_step(lambda: None).__code__
-"""What torch puts around the `step` of each class, to run the hooks."""
 Sink = Callable[[GradientStats], object]
 """Whatever takes a sample: `list.append`, `print`, or one of `pytorch_bfo_optimizer.adapters`."""
 
@@ -62,7 +60,7 @@ class GradientWatch:
         )
 
     def _before(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
-        if self._inside and _calls_itself(optimizer):
+        if self._inside and calls_itself(optimizer):
             self._nested += 1
             return None
         self._inside, self._nested = True, 0
@@ -70,7 +68,7 @@ class GradientWatch:
         self._forget()  # what a step that raised has left
         if not self._is_sampled:
             return None
-        if _has_closure(args, kwargs):
+        if has_closure(args, kwargs):
             parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
             self._closures = FirstBackward(parameters, self._measure)
             return self._closures.wrapped(args, kwargs)
@@ -120,21 +118,3 @@ class GradientWatch:
     ) -> None:
         """Close."""
         self.close()
-
-
-def _calls_itself(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether this step of the optimizer was called by its own: a subclass whose `step` calls `super().step()`.
-
-    Torch runs the hooks for both. (That a step has begun says nothing: one that raised has no end.)
-    """
-    frame: FrameType | None = sys._getframe(1)
-    steps = 0
-    while frame is not None and steps < 2:
-        steps += frame.f_code is _HOOKED_STEP and frame.f_locals["args"][0] is optimizer
-        frame = frame.f_back
-    return steps == 2
-
-
-def _has_closure(args: tuple[Any, ...], kwargs: Any) -> bool:
-    """Whether a step was called with a closure; a hook's `args` begin with the optimizer."""
-    return any(argument is not None for argument in (*args[1:2], kwargs.get("closure")))
