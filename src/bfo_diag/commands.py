@@ -25,7 +25,7 @@ def arguments(header: RunHeader, probe: Probe, *, target: str | None, elsewhere:
     """
     if target is not None and target.startswith("-"):
         raise RecordError(f"the target {target!r} of the run is none: it begins with a dash")
-    words = [probe.name, *([target] if target is not None else [])]
+    words = [*(probe.command or (probe.name,)), *([target] if target is not None else [])]
     words += [f"--input={text}" for text in header.case.inputs]
     if header.case.device != probe.defaults.get("device", "cpu"):
         words.append(f"--device={header.case.device}")

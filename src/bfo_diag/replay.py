@@ -20,6 +20,8 @@ from pathlib import Path
 from bfo_diag import commands, difference, recorded, store
 from bfo_diag.errors import DiagError
 from bfo_diag.parts import SAFE_PATH
+from bfo_diag.probes import sweep
+from bfo_diag.probes.sweep.storage import FOLDER, VARIABLE
 from bfo_diag.recorded import Recorded
 
 _LIBRARY = "pytorch_bfo_optimizer"
@@ -80,8 +82,12 @@ def run(command: Command, sources: Path, *, keep: Path | None = None) -> Recorde
     """
     with tempfile.TemporaryDirectory(prefix="bfo-diag-replay-") as folder:
         workspace = keep or Path(folder)
+        if command.recorded.probe.name == sweep.PROBE.name and (workspace / FOLDER).exists():
+            raise DiagError(
+                f"{keep} holds the study of a sweep, which a replay would join", mend="--keep another folder"
+            )
         before = {*(workspace / "logs").glob(f"*/{store.RUN_FILE}")}
-        environment = {name: value for name, value in os.environ.items() if name not in _FLAGS}
+        environment = {name: value for name, value in os.environ.items() if name not in (*_FLAGS, VARIABLE)}
         environment.update(command.flags)
         environment["PYTHONPATH"] = _import_path(command, sources, Path(folder))
         done = subprocess.run(

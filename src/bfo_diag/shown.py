@@ -44,21 +44,54 @@ class Progress:
 
 @dataclass(frozen=True)
 class Series:
-    """What a chart draws under one name: points (x, y), and where measured the interval (low, high) of each y."""
+    """What a chart draws under one name: points (x, y), and where measured the interval (low, high) of each y.
+
+    Lines of one `group` (the seeds of an arm) have one look and one label, the group's. What `tone` says stands out:
+    "control", the one that the others are compared with; of a lineage "alive", at the last step.
+    """
 
     name: str
     points: tuple[tuple[float, float], ...]
     intervals: tuple[tuple[float, float], ...] = ()
     evidence: tuple[int, ...] = ()
+    parents: tuple[str, ...] = ()
+    """Names of the series that a neuron descends from; none of a founder, and of one that was made from nothing."""
+    group: str = ""
+    tone: str = ""
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One of the vertical axes of a `parallel` chart, from `low` to `high`.
+
+    `ticks` are the levels of a factor: (position, label), the positions 0, 1, 2 for levels that are no numbers. An axis
+    without them is continuous, and has round figures. On a logarithmic one positions are the values themselves.
+    """
+
+    name: str
+    ticks: tuple[tuple[float, str], ...] = ()
+    low: float = 0.0
+    high: float = 1.0
+    log: bool = False
 
 
 @dataclass(frozen=True)
 class Chart:
-    """A figure of one of three kinds.
+    """A figure of one of five kinds.
 
-    `lines` draws y over x; `intervals` draws a row a series, its y with its interval, beside `reference`; `heatmap`
-    draws a row a series, a column an x, and y as the shade (with `log_y`, on a logarithmic scale).
-    The names of the axes hold their units. Whoever can't see it reads `caption` and the series as a table.
+    - `lines` draws y over x, one look a series or a group.
+    - `intervals` draws a row a series, its y with its interval, beside `reference`.
+    - `heatmap` draws a row a series, a column an x, and y as the shade (with `log_y`, on a logarithmic scale).
+    - `lineage` draws the neurons of a layer over steps. A series is a neuron: its `name` the serial number, its
+      `points` ((step of birth, row), (step of death or the last one, row)), with its `parents` and whether it is
+      "alive". Founders are those that live at the first step. All neurons are given: which of them have room is the
+      drawing's business, and founders that lived throughout without children are drawn as one band.
+    - `parallel` draws a vertical axis for each of `axes`, the metric last, and a line a series, an arm of a sweep: its
+      `points` are (index of the axis, position). The arms stand best first: their shade is by that order. An arm
+      without a point on the last axis has failed, and stands behind the others.
+
+    A value that was not measured is NaN, or no point. The names of the axes hold their units. Whoever can't see the
+    chart reads `caption` and the series as a table.
     """
 
     kind: str
@@ -70,6 +103,7 @@ class Chart:
     log_x: bool = False
     log_y: bool = False
     reference: float | None = None
+    axes: tuple[Axis, ...] = ()
 
 
 @dataclass(frozen=True)

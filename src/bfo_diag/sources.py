@@ -84,16 +84,21 @@ class Keeper:
             yield from self._keep(file, path)
 
     def _keep(self, file: Path, path: str) -> Iterator[Observation]:
-        copy = self._folder / path
-        try:
-            content = file.read_bytes()
-            if copy.exists() or len(content) > _LARGEST:
-                return
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            copy.write_bytes(content)
-        except OSError:
-            return  # (a full disk is told by the log itself)
-        yield Observation("source", {"file": str(file), "path": path, "target": file == self._file})
+        yield from keep(self._folder.parent, file, path, target=file == self._file)
+
+
+def keep(raw: Path, file: Path, path: str, *, target: bool = False) -> Iterator[Observation]:
+    """Copy a file below `raw`, and yield the observation that says so; nothing where one of this path is there."""
+    copy = raw / FOLDER / path
+    try:
+        content = file.read_bytes()
+        if copy.exists() or len(content) > _LARGEST:
+            return
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(content)
+    except OSError:
+        return  # (a full disk is told by the log itself)
+    yield Observation("source", {"file": str(file), "path": path, "target": target})
 
 
 def recorded(run: Run) -> Iterator[Source]:

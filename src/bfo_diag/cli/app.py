@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from bfo_diag.cli import diff, package, replay, report, review, verify
+from bfo_diag.cli import diff, package, replay, report, review, sweep, verify
 from bfo_diag.cli.probe_command import probe_command
 from bfo_diag.errors import ExitCode
 from bfo_diag.probes import load_all
@@ -51,7 +51,9 @@ def _mount(wanted: str | None) -> None:
     others = {command.NAME: command for command in (review, package, verify, replay, diff, report)}
     every = (*probes, *others)
     for name in [wanted] if wanted in every else every:
-        if name in probes:
+        if name == sweep.NAME:
+            app.add_typer(sweep.commands(probes[name], _EXIT_CODES), name=name, help=probes[name].help)
+        elif name in probes:
             app.command(name=name, help=f"{probes[name].help}\n\n{_EXIT_CODES}")(probe_command(probes[name]))
         else:
             app.command(name=name, help=others[name].__doc__)(others[name].command)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from bfo_diag.records import Run
 
 
+Options = dict[str, Any]
 _SEVERITIES = "note", "warning", "error"
 
 
@@ -62,8 +63,11 @@ def _common(
     """Hold the options that every probe has: their signature is what counts."""
 
 
-def probe_command(probe: Probe) -> Callable[..., None]:
-    """Return a function with the signature that typer reads: TARGET, the probe's options, the common ones."""
+def probe_command(probe: Probe, *, prepare: Callable[[Options], Options] = dict) -> Callable[..., None]:
+    """Return a function with the signature that typer reads: TARGET, the probe's options, the common ones.
+
+    `prepare` returns the probe's options as they go on record.
+    """
     own = probe.options
     common = dict(inspect.signature(_common, eval_str=True).parameters)
     for name, default in {**probe.defaults, "fail_on": probe.fail_on}.items():
@@ -73,10 +77,12 @@ def probe_command(probe: Probe) -> Callable[..., None]:
         named = typer.Argument(metavar=probe.file_target.metavar, help=probe.file_target.help, show_default=False)
         common["target"] = common["target"].replace(annotation=Annotated[str | None, named])
         del common["input"]
+    if not probe.seeded:
+        del common["seed"]
 
     def command(**given: Any) -> None:
-        options = {name: given.pop(name) for name in own}
-        raise typer.Exit(int(_run(probe, options, **given)))
+        options = prepare({name: given.pop(name) for name in own})
+        raise typer.Exit(int(run_probe(probe, options, **given)))
 
     parameters = [common.pop("target"), *own.values(), *common.values()]
     command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
@@ -112,19 +118,21 @@ def _gates(probe: Probe, text: str) -> tuple[str, ...]:
     return () if names == ("none",) else names
 
 
-def _run(
+def run_probe(
     probe: Probe,
-    options: dict[str, Any],
+    options: Options,
     *,
     target: str | None,
     device: str,
-    seed: int,
-    timeout: float | None,
     fail_on: str,
     json: bool,
     workspace: Path | None,
+    timeout: float | None = None,
+    seed: int = 0,
     input: list[str] | None = None,
+    html: Path | None = None,
 ) -> ExitCode:
+    """Run a probe, show what it found, and return what the process ends with; `html` is where a page goes."""
     # Imported here, so that --help costs no more than typer and rich do.
     from bfo_diag import report, runner, targets
     from bfo_diag.cli.progress import watching
@@ -175,7 +183,19 @@ def _run(
         rendering.show(report.build(run, probe, found), out)
         _show_traceback(run, errors)
     rendering.show_written(folder, out)
+    if html is not None:
+        _write_page(folder, html, out)
     return report.exit_code(run, probe, found, fail_on=gates)
+
+
+def _write_page(folder: Path, file: Path, out: Console) -> None:
+    from bfo_diag import bundle, recorded
+    from bfo_diag.render import html
+    from bfo_diag.render.console import show_written
+    from bfo_diag.workspace import write_whole
+
+    write_whole(file, html.page(bundle.page([recorded.read(folder)])))
+    show_written(file, out)
 
 
 def _show_traceback(run: Run, errors: Console) -> None:

@@ -28,4 +28,10 @@ ENTRIES = (
         why="compile was applied, and a part of the work runs outside of its graphs.",
         fix="bfo-diag compile on the step lists the places; compile.fullgraph = true makes each an error",
     ),
+    Entry(
+        "RUN-TURNOVER-NEVER-FIRED",
+        Severity.WARNING,
+        why="the recipe asks for neuron turnover, and no neuron died or was born: this is a training without it.",
+        fix="lower turnover.every below the steps of a fold, or raise turnover.fraction or training.epochs",
+    ),
 )

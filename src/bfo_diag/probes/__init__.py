@@ -110,6 +110,10 @@ class Probe:
     environment: Mapping[str, str] = field(default_factory=dict)
     file_target: FileTarget | None = None
     """What TARGET is where it is no Python."""
+    command: tuple[str, ...] = ()
+    """The words after `bfo-diag` that run it, where that is not its name alone."""
+    seeded: bool = True
+    """Whether it takes --seed; the file of a file target may say it all."""
 
     @property
     def options(self) -> dict[str, inspect.Parameter]:

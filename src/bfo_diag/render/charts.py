@@ -1,5 +1,5 @@
-"""A chart as SVG, in words, and as a table. The geometry is in `plots.py` (lines, rows with intervals) and in
-`heatmap.py`, the look in `templates/chart.css`.
+"""A chart as SVG, in words, and as a table: one entry for each kind. The geometry is in `plots.py` (lines), `rows.py`
+(rows with intervals), `heatmap.py`, `lineage.py` and `parallel.py`, the look in `templates/chart.css`.
 
 Drawn by hand because pygal 3.1.3, the small library that came nearest, stamps its output with the day, adds a script
 and a style sheet to each chart that also reach the page around it, has no logarithmic x axis, raises on infinity and on
@@ -8,24 +8,38 @@ an interval on a logarithmic axis, and needs 12 to 19 KiB for what takes 2 to 4 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-from bfo_diag.render import heat_cells, plots
+from bfo_diag.render import arms, chart_tables, heat_cells
+from bfo_diag.render.family import family
 from bfo_diag.render.heatmap import heatmap
-from bfo_diag.render.plots import MOST_ROWS, MOST_SERIES, interval, visible
-from bfo_diag.render.scales import number
-from bfo_diag.render.strokes import WIDTH, Drawing
+from bfo_diag.render.lineage import lineage
+from bfo_diag.render.marks import visible
+from bfo_diag.render.parallel import parallel
+from bfo_diag.render.plots import MOST_SERIES, groups, lines
+from bfo_diag.render.rows import MOST_ROWS, rows
+from bfo_diag.render.strokes import Drawing
 from bfo_diag.render.templates import render
 from bfo_diag.render.text import clean
-from bfo_diag.shown import Cell, Chart, Series, Table
+from bfo_diag.shown import Chart, Series, Table
 
-_KINDS: dict[str, Callable[[Chart], Drawing]] = {"lines": plots.lines, "intervals": plots.rows, "heatmap": heatmap}
+
+@dataclass(frozen=True)
+class _Kind:
+    """What is done with a kind of chart. `words` says what is drawn, `remarks` what of the values is not."""
+
+    draw: Callable[[Chart], Drawing]
+    words: Callable[[Chart], str]
+    remarks: Callable[[Chart], list[str]]
+    table: Callable[[Chart, int], Table]
+    cited: Callable[[Chart], Sequence[Series]] = lambda chart: chart.series[:MOST_ROWS]
+    """The series whose log lines stand below the drawing."""
 
 
 def drawing(chart: Chart) -> Drawing:
     """Return what a chart is drawn with; "not measured" where it holds nothing finite."""
-    return _KINDS[chart.kind](chart)
+    return _KINDS[chart.kind].draw(chart)
 
 
 def svg(chart: Chart, *, ident: str = "chart") -> str:
@@ -37,40 +51,78 @@ def svg(chart: Chart, *, ident: str = "chart") -> str:
     return render(
         "chart.svg.j2",
         ident=ident,
-        width=WIDTH,
         drawing=drawing(chart),
         title=chart.title,
-        description=f"{chart.caption or f'{chart.y_axis} over {chart.x_axis}'}. {_named(chart)}",
+        description=f"{chart.caption or f'{chart.y_axis} over {chart.x_axis}'}. {_KINDS[chart.kind].words(chart)}",
     ).strip()
-
-
-def _named(chart: Chart) -> str:
-    """Return whose values are drawn, and of a map what its marks tell: which rows hold what is not finite."""
-    shown = drawn(chart)
-    words = f"Drawn: {_list(shown) or 'nothing'}."
-    broken = [series for series in shown if heat_cells.not_finite(series)] if chart.kind == "heatmap" else []
-    return f"{words} Not finite in: {_list(broken)}." if broken else words
-
-
-def _list(series: Sequence[Series]) -> str:
-    more = f"; and {len(series) - MOST_SERIES} more" if len(series) > MOST_SERIES else ""
-    return "; ".join(clean(one.name) for one in series[:MOST_SERIES]) + more
-
-
-def drawn(chart: Chart) -> tuple[Series, ...]:
-    """Return the series that the drawing has room for."""
-    if chart.kind == "heatmap":
-        return heat_cells.rows(chart)
-    return chart.series[: MOST_ROWS if chart.kind == "intervals" else MOST_SERIES]
 
 
 def remarks(chart: Chart) -> list[str]:
     """Return what the drawing does not show, each as half a sentence: values, and whole series."""
-    found = _not_in_the_map(chart) if chart.kind == "heatmap" else _not_on_the_axes(chart)
-    left_out = len(chart.series) - len(drawn(chart))
-    if left_out:
-        found.append(f"{left_out} more series are in the table, and not drawn")
-    return found
+    return _KINDS[chart.kind].remarks(chart)
+
+
+def as_table(chart: Chart, *, most: int = 60) -> Table:
+    """Return what the chart draws as a table, at most about `most` points of each series, evenly spread.
+
+    Of a heat map it is a line a series, over all its points; of a lineage a line a neuron to which something happened.
+    """
+    return _KINDS[chart.kind].table(chart, most)
+
+
+def cited(chart: Chart) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """Return whose log lines stand below the drawing, and which: of a lineage those of all events together."""
+    if chart.kind == "lineage":
+        events = sorted({number for series in chart.series for number in series.evidence})
+        return (("births and deaths", tuple(events)),) if events else ()
+    return tuple((series.name, series.evidence) for series in _KINDS[chart.kind].cited(chart) if series.evidence)
+
+
+# Words: what is drawn.
+
+
+def _named(names: Sequence[str]) -> str:
+    return f"Drawn: {_list(names) or 'nothing'}."
+
+
+def _list(names: Sequence[str]) -> str:
+    more = f"; and {len(names) - MOST_SERIES} more" if len(names) > MOST_SERIES else ""
+    return "; ".join(map(clean, names[:MOST_SERIES])) + more
+
+
+def _words_of_lines(chart: Chart) -> str:
+    counted = [(group.name, len(group.series)) for group in groups(chart)]
+    return _named([name if count == 1 else f"{name} ({count} lines)" for name, count in counted])
+
+
+def _words_of_rows(chart: Chart) -> str:
+    return _named([series.name for series in chart.series[:MOST_ROWS]])
+
+
+def _words_of_map(chart: Chart) -> str:
+    """Return whose values are drawn, and what the marks tell: which rows hold what is not finite."""
+    shown = heat_cells.rows(chart)
+    broken = [series.name for series in shown if heat_cells.not_finite(series)]
+    return _named([series.name for series in shown]) + (f" Not finite in: {_list(broken)}." if broken else "")
+
+
+def _words_of_lineage(chart: Chart) -> str:
+    found = family(chart)
+    born = len(found.neurons) - found.founders
+    words = f"{found.founders:,} founders, {born:,} born later, {found.deaths:,} died."
+    return f"{words} As one band: {found.unchanged}." if found.quiet else words
+
+
+def _words_of_arms(chart: Chart) -> str:
+    drawn = arms.shown(arms.arms(chart))
+    return _named([f"{arm.name} (control)" if arm.control and arm.name != "control" else arm.name for arm in drawn])
+
+
+# Remarks: what is not drawn.
+
+
+def _more(count: int, what: str = "series", why: str = "") -> list[str]:
+    return [f"{count} more {what} are in the table, and not drawn{why}"] if count else []
 
 
 def _not_on_the_axes(chart: Chart) -> list[str]:
@@ -80,6 +132,18 @@ def _not_on_the_axes(chart: Chart) -> list[str]:
         return []
     logarithmic = " or not above zero" if chart.log_x or chart.log_y else ""
     return [f"{undrawn} of {len(points)} values are not finite{logarithmic}, and not drawn"]
+
+
+def _not_among_the_lines(chart: Chart) -> list[str]:
+    counts = [len(group.series) for group in groups(chart)]
+    strong = (
+        ["of lines with one label, the one that ends in the middle is strong"] if max(counts, default=0) > 1 else []
+    )
+    return [*strong, *_not_on_the_axes(chart), *_more(len(chart.series) - sum(counts))]
+
+
+def _not_among_the_rows(chart: Chart) -> list[str]:
+    return [*_not_on_the_axes(chart), *_more(len(chart.series) - MOST_ROWS if len(chart.series) > MOST_ROWS else 0)]
 
 
 def _not_in_the_map(chart: Chart) -> list[str]:
@@ -98,70 +162,45 @@ def _not_in_the_map(chart: Chart) -> list[str]:
     broken = sum(map(heat_cells.not_finite, chart.series)) - sum(map(heat_cells.not_finite, shown.series))
     if broken:
         found.append(f"{broken} series that are not drawn hold values that are not finite")
-    return found
+    return [*found, *_more(len(chart.series) - len(shown.series))]
 
 
-def as_table(chart: Chart, *, most: int = 60) -> Table:
-    """Return what the chart draws as a table, at most about `most` points of each series, evenly spread.
-
-    Of a heat map it is a line a series, over all its points.
-    """
-    if chart.kind == "heatmap":
-        return _figures_of_rows(chart)
-    intervals = any(series.intervals for series in chart.series)
-    rows_alone = chart.kind == "intervals"
-    columns = (
-        "series",
-        *(() if rows_alone else (chart.x_axis,)),
-        chart.y_axis,
-        *(("low", "high") if intervals else ()),
+def _not_in_the_tree(chart: Chart) -> list[str]:
+    found = family(chart)
+    lost = (
+        [f"{found.lost} of {len(chart.series)} neurons have no finite steps and rows, and are not drawn"]
+        if found.lost
+        else []
     )
-    rows: list[tuple[str | Cell, ...]] = []
-    thinned = False
-    for series in chart.series:
-        every = max(1, math.ceil(len(series.points) / most))
-        thinned = thinned or every > 1
-        for index in range(0, len(series.points), every):
-            x, y = series.points[index]
-            ends = interval(series, index)
-            low_high = () if not intervals else ("-", "-") if ends is None else (number(ends[0]), number(ends[1]))
-            rows.append((series.name, *(() if rows_alone else (number(x),)), number(y), *low_high))
-        if not series.points:
-            rows.append((series.name, "not measured", *("-",) * (len(columns) - 2)))
-    return Table(
-        title=f"{chart.title}: the figures",
-        columns=columns,
-        rows=tuple(rows),
-        caption=f"about {most} points of each series, evenly spread; all of them are in the log" if thinned else "",
+    why = ": the latest of those alive come first, then their ancestors"
+    if list(found.rows) != sorted(found.rows):
+        lost.append("the rows lie beside those that they descend from, not in the order of their numbers")
+    return [*lost, *_more(len(found.neurons) - len(found.quiet) - len(found.drawn), "neurons", why)]
+
+
+def _not_on_the_posts(chart: Chart) -> list[str]:
+    found = arms.arms(chart)
+    placed = sum(bool(arm.places) for arm in found)
+    lost = (
+        [f"{len(found) - placed} of {len(found)} arms have no place on any axis, and are not drawn"]
+        if placed < len(found)
+        else []
     )
+    why = ": the best ones are, and some of all others"
+    more = _more(placed - len(arms.shown(found)), "arms", why)
+    return [*lost, *more, *_more(len(chart.axes) - len(arms.named_axes(chart)), "axes")]
 
 
-def _figures_of_rows(chart: Chart) -> Table:
-    """Return of each row what an eye reads from the map: its range, its end, and where it is zero or not finite."""
-    zeros = ("zero or less",) if chart.log_y else ()
-    columns = ("series", "values", "smallest", "largest", "last", *zeros, "not finite", f"first at {chart.x_axis}")
-    return Table(
-        title=f"{chart.title}: the figures",
-        columns=columns,
-        rows=tuple(_figures_of_row(series, log=chart.log_y) for series in chart.series),
-        caption=f"{chart.y_axis}, over all values of a series; each of them is in the log",
-    )
+def _best(chart: Chart) -> tuple[Series, ...]:
+    return chart.series[:MOST_SERIES]
 
 
-def _figures_of_row(series: Series, *, log: bool) -> tuple[str | Cell, ...]:
-    values = [y for _, y in series.points]
-    if not values:
-        return (series.name, "not measured", *("-",) * (6 if log else 5))
-    finite = [y for y in values if math.isfinite(y)]
-    broken = len(values) - len(finite)
-    first = next((x for x, y in series.points if not math.isfinite(y)), 0.0)
-    return (
-        series.name,
-        number(len(values)),
-        number(min(finite)) if finite else "-",
-        number(max(finite)) if finite else "-",
-        number(values[-1]),
-        *((number(sum(y <= 0 for y in finite)),) if log else ()),
-        Cell(number(broken), "bad" if broken else ""),
-        Cell(number(first), "bad") if broken else "-",
-    )
+_KINDS = {
+    "lines": _Kind(lines, _words_of_lines, _not_among_the_lines, chart_tables.of_points),
+    "intervals": _Kind(rows, _words_of_rows, _not_among_the_rows, chart_tables.of_points),
+    "heatmap": _Kind(
+        heatmap, _words_of_map, _not_in_the_map, lambda chart, _: chart_tables.of_map(chart), heat_cells.rows
+    ),
+    "lineage": _Kind(lineage, _words_of_lineage, _not_in_the_tree, lambda chart, _: chart_tables.of_lineage(chart)),
+    "parallel": _Kind(parallel, _words_of_arms, _not_on_the_posts, lambda chart, _: chart_tables.of_arms(chart), _best),
+}

@@ -84,6 +84,8 @@ class FigurePart:
     ident: str
     chart: Chart
     svg: Markup
+    wide: bool
+    """Whether the drawing needs more room than a column."""
     remarks: str
     series: tuple[tuple[str, Links], ...]
     table: TablePart
@@ -245,12 +247,9 @@ def _figure(chart: Chart, ident: str, on_page: Mapping[int, str], limits: Limits
         ident=ident,
         chart=chart,
         svg=Markup(charts.svg(chart, ident=ident)),
+        wide=charts.drawing(chart).wide,
         remarks="; ".join(charts.remarks(chart)),
-        series=tuple(
-            (series.name, _links(series.evidence, on_page, limits.links))
-            for series in (charts.drawn(chart) if chart.kind == "heatmap" else chart.series[:40])
-            if series.evidence
-        ),
+        series=tuple((name, _links(evidence, on_page, limits.links)) for name, evidence in charts.cited(chart)),
         table=_table(figures, f"{ident}-table", on_page, limits),
     )
 

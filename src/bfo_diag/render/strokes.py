@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 WIDTH = 400
-"""Of a drawing, in the units of the SVG; a page gives it about as many pixels."""
+"""Of a drawing, in the units of the SVG; a page gives it about as many pixels. Parallel axes may need more."""
 MARGIN = 14
 """Free at the left and right of rows."""
 CHARACTER = 6.2
@@ -27,12 +27,13 @@ class Text:
 
 @dataclass(frozen=True)
 class Path:
-    """A path, as SVG's `d`, in the units of its `transform` where it has one."""
+    """A path, as SVG's `d`, in the units of its `transform` where it has one; who points at it reads its `title`."""
 
     d: str
     kind: str
     look: int = -1
     transform: str = ""
+    title: str = ""
 
 
 @dataclass
@@ -42,10 +43,16 @@ class Drawing:
     height: float
     paths: list[Path] = field(default_factory=list)
     texts: list[Text] = field(default_factory=list)
+    width: float = WIDTH
 
-    def stroke(self, d: str, kind: str, look: int = -1, *, transform: str = "") -> None:
+    @property
+    def wide(self) -> bool:
+        """Whether it needs more room than a column of the page has."""
+        return self.width > WIDTH
+
+    def stroke(self, d: str, kind: str, look: int = -1, *, transform: str = "", title: str = "") -> None:
         """Add a path."""
-        self.paths.append(Path(d, kind, look, transform))
+        self.paths.append(Path(d, kind, look, transform, title))
 
     def write(self, x: float, y: float, text: str, kind: str, look: int = -1) -> None:
         """Add a text; `y` is its base line."""

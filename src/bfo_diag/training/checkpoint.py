@@ -22,9 +22,9 @@ from bfo_diag.records import JSONValue
 from bfo_diag.training.recipe import differences
 
 FILE = "checkpoint.pt"
-FORMAT = 1
+FORMAT = 2
 _MEND = f"name the raw/{FILE} of a run"
-_HOLDS = {
+_HOLDS: dict[str, Any] = {
     "recipe": dict,
     "code": str,
     "device": str,
@@ -35,14 +35,19 @@ _HOLDS = {
     "best_epoch": int,
     "best_loss": float,
     "diverged": str,
+    "val_losses": list,
+    "loss_variance": (float, type(None)),
+    "seconds": float,
     "model": dict,
     "optimizer": dict,
     "best": dict,
+    "turnover": (dict, type(None)),
+    "shift": (dict, type(None)),
     "order": torch.Tensor,
     "random": list,
     "told": list,
 }
-"""The keys of a checkpoint, and of what type each is."""
+"""The keys of a checkpoint, and of what type (or one of which types) each is."""
 
 
 def save(path: Path, state: Mapping[str, Any]) -> None:

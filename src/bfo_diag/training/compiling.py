@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from bfo_diag.errors import DiagError
 from bfo_diag.records import JSONValue, Observation
-from bfo_diag.training.recipe import Compile
+from bfo_diag.training.reading import near
+from bfo_diag.training.recipe import Compile, Enabled
 from bfo_diag.training.step import Step
 from pytorch_bfo_optimizer.compile_policy import CompilePolicy
 from pytorch_bfo_optimizer.errors import HyperparameterError
@@ -34,34 +38,61 @@ class Compiling:
         if told.kind == KIND:
             self._decision = told.values["decision"]
 
+    def begin(self) -> CompilePolicy | None:
+        """Return what compiles the next fold's model; None where it trains eagerly from its start.
+
+        Raises:
+            DiagError: torch knows no such setting.
+        """
+        enabled = self._asked.enabled
+        if enabled == "auto" and self._decision is not None:
+            enabled = self._decision["use_compile"]
+        with _refused_as_ours():
+            self._policy = None if enabled is False else self._made(enabled)
+        return self._policy
+
     def apply(self, step: Step, batch: tuple[Tensor, Tensor]) -> None:
         """Compile a step's model in place, or leave it; model, optimizer and random numbers are as before.
+
+        Torch forgets what it compiled before: it counts the graphs of all models with the same `forward` together, and
+        would let the fourth or so run eagerly.
 
         Raises:
             DiagError: torch knows no such mode or backend.
             CompileFailedError: it does not compile, and the recipe does not want it to run eagerly then.
         """
-        asked = self._asked
-        enabled = asked.enabled
-        if enabled == "auto" and self._decision is not None:
-            enabled = self._decision["use_compile"]
-        self._policy = None
-        if enabled is False:
+        if self._policy is not None:
+            torch.compiler.reset()
+            with _refused_as_ours():
+                self._policy.apply(step.model, probe=lambda: step(*batch), optimizer=step.optimizer)
+
+    def check(self) -> None:
+        """Let torch see the settings, on a module of no account; nothing is compiled.
+
+        Raises:
+            DiagError: torch knows no such mode or backend. (A training would go on eagerly, with a finding.)
+        """
+        if self._asked.enabled is False:
             return
-        try:
-            policy = CompilePolicy(
-                enabled=enabled,
-                mode=asked.mode,
-                fullgraph=asked.fullgraph,
-                fallback=asked.fallback,
-                backend=asked.backend,
-                steps=self._steps,
-                folds=self._folds,
+        with _refused_as_ours():
+            replace(self._made(True), fallback="eager").apply(nn.Identity())
+        if self._asked.backend not in torch.compiler.list_backends(exclude_tags=()):
+            raise DiagError(
+                f"compile.backend = {self._asked.backend!r}: torch knows no such backend",
+                mend=near(self._asked.backend, tuple(torch.compiler.list_backends())),
             )
-            policy.apply(step.model, probe=lambda: step(*batch), optimizer=step.optimizer)
-        except HyperparameterError as error:
-            raise DiagError(f"[compile] of the recipe: {error}", mend="change it, or --compile off") from error
-        self._policy = policy
+
+    def _made(self, enabled: Enabled) -> CompilePolicy:
+        asked = self._asked
+        return CompilePolicy(
+            enabled=enabled,
+            mode=asked.mode,
+            fullgraph=asked.fullgraph,
+            fallback=asked.fallback,
+            backend=asked.backend,
+            steps=self._steps,
+            folds=self._folds,
+        )
 
     def report(self, fold: int) -> Observation | None:
         """Return what came of it so far in a fold, counted from 1; None where nothing was asked for."""
@@ -70,3 +101,11 @@ class Compiling:
         told = self._policy.report().to_dict()
         self._decision = told["decision"] or self._decision
         return Observation(KIND, {"fold": fold, "asked": self._asked.enabled, **told, "decision": self._decision})
+
+
+@contextmanager
+def _refused_as_ours() -> Iterator[None]:
+    try:
+        yield
+    except HyperparameterError as error:
+        raise DiagError(f"[compile] of the recipe: {error}", mend="change it, or --compile off") from error

@@ -36,6 +36,10 @@ class Samples:
         indices = indices.to(self.inputs.device)
         return self.inputs[indices], self.targets[indices]
 
+    def batches(self, indices: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield all of the samples at the indices, in their order."""
+        return map(self.at, indices.split(size))
+
 
 def load(data: Data, device: str) -> Samples:
     """Return what the recipe names.
@@ -96,8 +100,3 @@ def shuffled(indices: Tensor, size: int, generator: torch.Generator) -> list[Ten
     size = min(size, len(indices))
     order = torch.randperm(len(indices), generator=generator)
     return [indices[batch] for batch in order.split(size) if len(batch) == size]
-
-
-def in_order(indices: Tensor, size: int) -> Iterator[Tensor]:
-    """Yield all of the indices in batches."""
-    yield from indices.split(size)

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from bfo_diag.training.recipe import Training
 
@@ -25,6 +30,13 @@ class Fold:
     """The model's state after the best epoch."""
     diverged: str = ""
     """Which loss was not finite."""
+    val_losses: list[float] = field(default_factory=list)
+    """After each epoch."""
+    loss_variance: float | None = None
+    """Of the training loss over the steps of the last epoch (of a sample); None for one step, or a loss that is not
+    finite."""
+    seconds: float = 0.0
+    """That its epochs took, of all the runs that trained it."""
 
     @property
     def number(self) -> int:
@@ -41,6 +53,9 @@ class Fold:
         if val_loss < self.best_loss - min_delta:
             self.best_epoch, self.best_loss = self.epoch, val_loss
             self.best = copy.deepcopy(dict(model))
+        self.val_losses.append(val_loss)
+        finite = all(map(math.isfinite, trained))
+        self.loss_variance = statistics.variance(trained) if finite and len(trained) > 1 else None
         bad = next((index for index, loss in enumerate(trained) if not math.isfinite(loss)), None)
         if bad is not None:
             number = self.step - len(trained) + bad + 1
@@ -65,3 +80,13 @@ class Fold:
         """Return the fold of a checkpoint."""
         names = [name for name in cls.__dataclass_fields__ if name != "index"]
         return cls(state["fold"], **{name: state[name] for name in names})
+
+    def digest(self, weights: Mapping[str, Any]) -> str:
+        """Return a SHA-256 over the validation losses and a model's state: the same for the same training alone."""
+        found = hashlib.sha256(" ".join(loss.hex() for loss in self.val_losses).encode())
+        for name, value in weights.items():
+            if isinstance(value, Tensor):
+                found.update(f"\n{name} {value.dtype} {tuple(value.shape)}\n".encode())
+                flat = value.detach().cpu().contiguous().view(-1)
+                found.update(flat.view(torch.uint8).numpy().tobytes())
+        return found.hexdigest()

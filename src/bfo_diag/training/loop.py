@@ -1,6 +1,6 @@
 """The training loop: folds, epochs, steps, early stopping. All goes on record, and each epoch into a checkpoint.
 
-Nothing here knows of a command line; what a recipe may say is in `recipe`, what a step does in `step`.
+Nothing here knows of a command line; what a recipe may say is in `recipe`, what a fold consists of in `session`.
 """
 
 from __future__ import annotations
@@ -17,18 +17,19 @@ import torch
 from torch import Tensor
 
 from bfo_diag.attempt import attempt, call_through
-from bfo_diag.errors import DiagError
+from bfo_diag.errors import DiagError, TargetLoadError
 from bfo_diag.records import JSONValue, Observation
 from bfo_diag.shown import Progress
-from bfo_diag.training import checkpoint, data, models, optimizers
+from bfo_diag.training import checkpoint, data, models, session, shifting, turnover
 from bfo_diag.training.compiling import KIND, Compiling
 from bfo_diag.training.fold import Fold
 from bfo_diag.training.recipe import Recipe
+from bfo_diag.training.session import Session
 from bfo_diag.training.step import Step
 from bfo_diag.training.watching import Watcher
 
 T = TypeVar("T")
-_TOLD_AGAIN = (KIND, "epoch", "fold_end")
+_TOLD_AGAIN = (KIND, "epoch", "fold_end", *turnover.KINDS, *shifting.KINDS)
 """What a run that goes on puts on record again, so that its record is whole."""
 _SAID_EVERY_S = 1.0
 
@@ -39,6 +40,20 @@ class _TargetEndedError(Exception):
     def __init__(self, observations: Iterator[Observation]) -> None:
         super().__init__()
         self.observations = tuple(observations)
+
+
+def train(recipe: Recipe, folder: Path, *, device: str, raw: Path | None = None) -> Iterator[Observation | Progress]:
+    """Seed torch's random numbers, and train a recipe from its beginning: the same whatever was trained before.
+
+    `folder` is the one that the recipe's factory lies in; checkpoints and weights go to `raw`, which is made, or
+    nowhere.
+    """
+    if raw is not None:
+        raw.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(recipe.seed)
+    trainer = Trainer(recipe, folder, device=device, raw=raw)
+    yield trainer.described()
+    yield from trainer.run()
 
 
 class Trainer:
@@ -69,6 +84,20 @@ class Trainer:
         values = {"name": self.recipe.data.name, "samples": len(self.samples), "held_back": held_back}
         return Observation("data", {**values, "classes": self.samples.classes})
 
+    def check(self) -> None:
+        """Build what the first fold begins with, and train nothing; torch's random numbers are as before.
+
+        Raises:
+            DiagError: a model, optimizer, turnover or compile that can't be had as the recipe says.
+        """
+        on_gpu = [self.device] if self.device.startswith("cuda") else []
+        with torch.random.fork_rng(devices=on_gpu):
+            try:
+                self._begun(Fold(0))
+            except _TargetEndedError as ended:
+                raise _refusal(ended.observations[0]) from ended
+        self._compiling.check()
+
     def run(self, state: Mapping[str, Any] | None = None) -> Iterator[Observation | Progress]:
         """Train all folds, or those that are left after `state`, a checkpoint of this very training."""
         fold = Fold(0) if state is None else Fold.of(state)
@@ -93,64 +122,72 @@ class Trainer:
 
     def _fold(self, fold: Fold, state: Mapping[str, Any] | None = None) -> Iterator[Observation | Progress]:
         """Train a fold to its end, or from where `state`, a checkpoint, was made of it."""
-        step = self._made()
+        at = self._begun(fold)
         if state is not None:
-            _restore(state, step)
-        train, held = self.splits[fold.index]
+            at.restore(state)
+        train, _ = self.splits[fold.index]
         batch = self.samples.at(train[: self.recipe.data.batch_size])
-        self._tried("compile", lambda: self._compiling.apply(step, batch))
+        with at.paused():
+            self._tried("compile", lambda: self._compiling.apply(at.step, batch))
         yield from self._compile_report(fold)
         if state is not None:
             self.order.set_state(state["order"])
             checkpoint.set_random_state(state["random"], self.device)
-            self._save(fold, step)  # (this run can be gone on from, too, before an epoch of its own ends)
+            self._save(at)  # (this run can be gone on from, too, before an epoch of its own ends)
         while not (why := fold.why_over(self.recipe.training)):
-            yield from self._epoch(fold, step, train, held)
-            self._save(fold, step)
+            yield from self._epoch(at)
+            self._save(at)
         yield from self._compile_report(fold)
-        yield self._tell(self._ended(fold, why))
+        for told in at.summaries():
+            yield self._tell(told)
+        yield self._tell(self._ended(at, why))
 
     def _compile_report(self, fold: Fold) -> Iterator[Observation]:
         report = self._compiling.report(fold.number)
         if report is not None:
             yield self._tell(report)
 
+    def _begun(self, fold: Fold) -> Session:
+        """Return a fold before its first step."""
+        step, policy = self._made(), self._compiling.begin()
+        return session.begin(
+            self.recipe,
+            fold,
+            step,
+            samples=self.samples,
+            split=self.splits[fold.index],
+            order=self.order,
+            policy=policy,
+        )
+
     def _made(self) -> Step:
         """Return a fresh model and optimizer, which draw on torch's random numbers."""
         model = self._tried("make", lambda: models.build(self.recipe.model, self.samples, self.folder))
-        model.to(self.device).train()
-        step = Step(model, optimizers.build(self.recipe.optimizer, model), self.recipe.training, self.device)
-        name, training = self.recipe.optimizer.name, self.recipe.training
-        if training.clip_norm is not None and step.calls_closure:
-            raise DiagError(
-                f"training.clip_norm does not go with {name}: it takes no more than the direction of a gradient",
-                mend="leave it out",
-            )
-        if self.recipe.telemetry.every and not step.has_gradients:
-            raise DiagError(f"telemetry does not go with {name}: it takes no gradient", mend="leave it out")
-        return step
+        return session.step_of(self.recipe, model, self.device)
 
-    def _epoch(self, fold: Fold, step: Step, train: Tensor, held: Tensor) -> Iterator[Observation | Progress]:
+    def _epoch(self, at: Session) -> Iterator[Observation | Progress]:
+        fold, step, (train, held) = at.fold, at.step, self.splits[at.fold.index]
         fold.epoch += 1
         began = said = time.perf_counter()
-        size = self.recipe.data.batch_size
         watcher = Watcher(step, fold.number, every=self.recipe.telemetry.every)
         losses: list[Tensor] = []
         yield self._progress(fold)
-        for batch in data.shuffled(train, size, self.order):
+        samples = self._tried("validate", at.begin_epoch)
+        for batch in data.shuffled(train, self.recipe.data.batch_size, self.order):
             fold.step += 1
-            made = functools.partial(step, *self.samples.at(batch), watcher.at(fold.step))
+            made = functools.partial(at.train, *samples.at(batch), watcher.at(fold.step))
             losses.append(self._tried("step", made, fold.step))
-            for seen in watcher.observations():
+            for seen in (*watcher.observations(), *at.events()):
                 yield self._tell(seen)
             if time.perf_counter() - said > _SAID_EVERY_S:
                 said = time.perf_counter()
                 yield self._progress(fold)
-        batches = (self.samples.at(batch) for batch in data.in_order(held, size))
-        val_loss, accuracy = self._tried("validate", lambda: step.evaluate(batches), fold.step)
+        on_held = functools.partial(step.evaluate, self.samples.batches(held, self.recipe.data.batch_size))
+        val_loss, accuracy = self._tried("validate", on_held, fold.step)
         trained = torch.stack(losses).tolist()
         fold.note(trained, val_loss, step.model.state_dict(), min_delta=self.recipe.training.min_delta)
         self._epochs_s.append(time.perf_counter() - began)
+        fold.seconds += self._epochs_s[-1]
         values = {
             "fold": fold.number,
             "epoch": fold.epoch,
@@ -162,9 +199,13 @@ class Trainer:
             "epoch_s": self._epochs_s[-1],
         }
         yield self._tell(Observation("epoch", values))
+        measured = functools.partial(at.after_epoch, (val_loss, accuracy), self._made)
+        for seen in self._tried("step", measured, fold.step):
+            yield self._tell(seen)
 
-    def _ended(self, fold: Fold, why: str) -> Observation:
+    def _ended(self, at: Session, why: str) -> Observation:
         """Leave the best weights beside the log, and return the end of the fold."""
+        fold, model = at.fold, at.step.model
         weights = None
         if fold.best and self.raw is not None:
             weights = checkpoint.weights_file(fold.index)
@@ -177,19 +218,21 @@ class Trainer:
             "why": why,
             "diverged": fold.diverged or None,
             "weights": None if weights is None else f"raw/{weights}",
+            "loss_variance": fold.loss_variance,
+            "parameters": sum(parameter.numel() for parameter in model.parameters()),
+            "fold_s": fold.seconds,
+            "digest": fold.digest(model.state_dict()),
         }
         return Observation("fold_end", values)
 
-    def _save(self, fold: Fold, step: Step) -> None:
+    def _save(self, at: Session) -> None:
         if self.raw is None:
             return
         state = {
-            **fold.state(),
+            **at.state(),
             **self.identity,
             "format": checkpoint.FORMAT,
             "torch": str(torch.__version__),
-            "model": step.model.state_dict(),
-            "optimizer": step.optimizer.state_dict(),
             "order": self.order.get_state(),
             "random": checkpoint.random_state(self.device),
             "told": [observation.to_json() for observation in self._told],
@@ -225,11 +268,11 @@ class Trainer:
         return Progress(done, epochs * folds, f"{where}epoch {fold.epoch}{so_far}", left)
 
 
-def _restore(state: Mapping[str, Any], step: Step) -> None:
-    """Put a fresh model and optimizer where the checkpoint was; the random numbers come last, and not here."""
-    try:
-        step.model.load_state_dict(state["model"])
-        step.optimizer.load_state_dict(state["optimizer"])
-    except (RuntimeError, ValueError, KeyError, AttributeError, TypeError) as error:
-        said = str(error).splitlines()[0]
-        raise DiagError(f"the checkpoint is of another model or optimizer: {said}", mend="begin anew") from error
+def _refusal(observation: Observation) -> DiagError:
+    """Return the error for a model or an optimizer of the recipe's that raised when it was made."""
+    values = observation.values
+    return TargetLoadError(
+        f"model.factory: {values.get('type', 'the time was up')}: {values.get('message', 'it did not return')}",
+        mend="see that it can be called without arguments",
+        detail=str(values.get("traceback", "")),
+    )

@@ -8,12 +8,13 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from bfo_diag.errors import DiagError
+from bfo_diag.training.contradictions import contradictions
 from bfo_diag.training.recipe import SEED, TABLES, TEXT, Allowed, Optimizer, Recipe, listed
 
 if sys.version_info >= (3, 11):
@@ -40,17 +41,25 @@ def read(text: str | None) -> Recipe:
     path = Path(text)
     if path.suffix != SUFFIX:
         raise DiagError(f"{text} is no recipe: its name does not end in {SUFFIX}", mend=MEND)
+    return of_tables(toml(path, mend=MEND), file=str(path), stem=path.stem)
+
+
+def toml(path: Path, *, mend: str) -> dict[str, Any]:
+    """Return the tables of a TOML file; `mend` is for one that is not there, and that no file is called like.
+
+    Raises:
+        DiagError: there is none, it can't be read, or it is no TOML.
+    """
     try:
-        raw = tomllib.loads(path.read_bytes().decode("utf-8"))
+        return tomllib.loads(path.read_bytes().decode("utf-8"))
     except FileNotFoundError as error:
-        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob(f"*{SUFFIX}")], n=3)
-        mend = f"did you mean {', '.join(str(path.parent / name) for name in near)}?" if near else MEND
+        close = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob(f"*{path.suffix}")], n=3)
+        mend = f"did you mean {', '.join(str(path.parent / name) for name in close)}?" if close else mend
         raise DiagError(f"there is no file {path}", mend=mend) from error
     except OSError as error:
         raise DiagError(f"{path} can't be read: {error.strerror or error}", mend="see that it is a file") from error
     except (ValueError, RecursionError) as error:
         raise DiagError(f"{path} is no TOML: {error}", mend="https://toml.io tells how it is written") from error
-    return of_tables(raw, file=str(path), stem=path.stem)
 
 
 def of_tables(tables: Mapping[str, Any], *, file: str, stem: str) -> Recipe:
@@ -60,7 +69,7 @@ def of_tables(tables: Mapping[str, Any], *, file: str, stem: str) -> Recipe:
         DiagError: a key or value that is not known, or two that contradict each other.
     """
     recipe = _Reader(file).recipe(tables, stem)
-    fault = next(_contradictions(recipe), None)
+    fault = next(contradictions(recipe), None)
     if fault is not None:
         raise DiagError(f"{file}: {fault[0]}", mend=fault[1])
     return recipe
@@ -80,7 +89,19 @@ class _Reader:
             "seed": self._value(raw.get("seed", 0), SEED, "seed"),
         }
         tables = {name: self._table(kind, self._mapping(raw, name), name) for name, kind in TABLES.items()}
-        return Recipe(**top, optimizer=self._optimizer(self._mapping(raw, "optimizer")), **tables)
+        recipe = Recipe(**top, optimizer=self._optimizer(self._mapping(raw, "optimizer")), **tables)
+        return recipe if recipe.shift.epochs is None else self._in_phases(recipe, recipe.shift.epochs, raw)
+
+    def _in_phases(self, recipe: Recipe, phases: tuple[int, ...], raw: Mapping[str, Any]) -> Recipe:
+        """Return the recipe with as many epochs as its phases have."""
+        epochs = sum(phases)
+        said = raw.get("training", {}).get("epochs", epochs)
+        if said != epochs:
+            raise DiagError(
+                f"{self.file}: training.epochs is {said}, and the phases of shift.epochs have {epochs}",
+                mend="leave training.epochs out: the phases say it",
+            )
+        return dataclasses.replace(recipe, training=dataclasses.replace(recipe.training, epochs=epochs))
 
     def _mapping(self, raw: Mapping[str, Any], name: str) -> Mapping[str, Any]:
         table = raw.get(name, {})
@@ -94,9 +115,8 @@ class _Reader:
         for name, one in fields.items():
             if one.default is dataclasses.MISSING and name not in raw:
                 raise DiagError(f"{self.file}: {where}.{name} is missing", mend=f"it is {one.metadata['allowed'].says}")
-        return kind(
-            **{name: self._value(raw[name], fields[name].metadata["allowed"], f"{where}.{name}") for name in raw}
-        )
+        values = {name: self._value(raw[name], fields[name].metadata["allowed"], f"{where}.{name}") for name in raw}
+        return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
     def _optimizer(self, raw: Mapping[str, Any]) -> Optimizer:
         """Return the optimizer as it stands there; which names and arguments there are, torch tells."""
@@ -130,24 +150,3 @@ def _is_plain(value: object) -> bool:
     if isinstance(value, list):
         return all(_is_plain(item) for item in value)
     return isinstance(value, (bool, int, float, str))
-
-
-def _contradictions(recipe: Recipe) -> Iterator[tuple[str, str]]:
-    """Yield what does not go together: the fault and its mend."""
-    data, model = recipe.data, recipe.model
-    if (model.name is None) == (model.factory is None):
-        what = "both model.name and model.factory are given" if model.name else "neither model.name nor model.factory"
-        yield what, "give one of the two"
-    fits = {"mlp": "digits", "char-transformer": "text"}
-    if model.name is not None and fits[model.name] != data.name:
-        right = next(name for name, learned in fits.items() if learned == data.name)
-        yield f"the model {model.name} does not go with {data.name}", f'model.name = "{right}", or a model.factory'
-    shaped = [name for name in ("width", "depth", "dropout") if getattr(model, name) is not None]
-    if model.factory is not None and shaped:
-        yield f"model.{shaped[0]} does not go with model.factory", "let the factory decide it, and leave it out"
-    if model.name == "char-transformer" and model.width is not None and model.width % 2:
-        yield f"model.width is {model.width}", "the char-transformer has two heads: an even number"
-    if data.name != "text" and data.context is not None:
-        yield f"data.context does not go with {data.name}", "leave it out"
-    if recipe.training.folds > 1 and data.validation is not None:
-        yield "data.validation does not go with training.folds", "each of K folds holds back 1/K: leave it out"

@@ -18,6 +18,24 @@ Enabled = Literal["auto"] | bool
 SWITCH: dict[str, Enabled] = {"auto": "auto", "on": True, "off": False}
 """The values of --compile."""
 
+GRADIENT_MODES = ("smart", "dual", "config", "minimal", "as-is")
+"""The names of `pytorch_bfo_optimizer.gradient_modes.MODES`."""
+COLONIES = ("BFO", "AdaptiveBFO", "HybridBFO")
+"""The optimizers of pytorch_bfo_optimizer: they evaluate the loss themselves, by a closure."""
+PRESETS = (
+    "none",
+    "standard",
+    "functional",
+    "fade",
+    "continuous",
+    "distillation",
+    "growth",
+    "hybrid",
+    "crossover",
+    "orthogonal",
+)
+"""Those of `pytorch_bfo_optimizer.turnover`."""
+
 
 @dataclass(frozen=True)
 class Allowed:
@@ -57,6 +75,14 @@ def _one_of(*names: Any) -> Allowed:
 SEED = Allowed("a whole number from 0 to 2**63 - 1", lambda value: type(value) is int and 0 <= value < 2**63)
 TEXT = Allowed("a text that is not empty", lambda value: isinstance(value, str) and bool(value.strip()))
 _YES_NO = _one_of(True, False)
+_PATTERNS = Allowed(
+    "a text, or a list of texts",
+    lambda value: bool(value) and all(map(TEXT.takes, value if isinstance(value, list) else [value])),
+)
+_PHASES = Allowed(
+    "three whole numbers of at least 1",
+    lambda value: isinstance(value, list) and len(value) == 3 and all(map(whole(least=1).takes, value)),
+)
 
 
 @dataclass(frozen=True)
@@ -104,6 +130,8 @@ class Training:
     """By how much a validation loss has to be lower to be better."""
     clip_norm: float | None = _key(None, _number("above 0", lambda value: 0 < value < float("inf")))
     autocast: str | None = _key(None, _one_of("bfloat16"))
+    gradient_mode: str | None = _key(None, _one_of(*GRADIENT_MODES))
+    """How HybridBFO's step is given its gradient; without it as HybridBFO does it by itself, which is "config"."""
 
 
 @dataclass(frozen=True)
@@ -125,12 +153,43 @@ class Compile:
     backend: str = _key("inductor", TEXT)
 
 
+@dataclass(frozen=True)
+class Turnover:
+    """How neurons die and are born: see `pytorch_bfo_optimizer.turnover`."""
+
+    preset: str = _key("none", _one_of(*PRESETS))
+    layers: str | tuple[str, ...] | None = _key(None, _PATTERNS)
+    """Patterns of the names of the layers that are widened or narrowed; all that can be, without it."""
+    fraction: float = _key(0.05, _number("above 0 and below 1", lambda value: 0 < value < 1))
+    """Of a layer's neurons, at each turnover."""
+    every: int = _key(100, whole(least=1))
+    """Steps between two turnovers."""
+    grow_to: float | None = _key(None, _number("of at least 1", lambda value: 1 <= value < float("inf")))
+    """For the preset growth: the width at which a layer has grown up (a whole number), or by what factor."""
+    measure: bool = _key(False, _YES_NO)
+    """Whether the validation loss is measured before and after each turnover."""
+
+
+@dataclass(frozen=True)
+class Shift:
+    """Learns A, the data as they are, then B, then A again. Which B is, is the same for every seed."""
+
+    kind: Literal["permute", "labels"] | None = _key(None, _one_of("permute", "labels"))
+    """B: the pixels, or the codes of the characters, in another order; or each digit under the name of the next."""
+    epochs: tuple[int, ...] | None = _key(None, _PHASES)
+    """Of each of the three phases; `training.epochs` is their sum."""
+    check_every: int = _key(5, whole(least=1))
+    """Steps between two looks, in the third phase, at whether A is known again."""
+
+
 TABLES: dict[str, type[Any]] = {
     "data": Data,
     "model": Model,
     "training": Training,
     "compile": Compile,
     "telemetry": Telemetry,
+    "turnover": Turnover,
+    "shift": Shift,
 }
 
 
@@ -146,6 +205,8 @@ class Recipe:
     training: Training
     compile: Compile
     telemetry: Telemetry
+    turnover: Turnover
+    shift: Shift
 
     def to_json(self) -> dict[str, JSONValue]:
         """Return what a recipe file would say; the optimizer's arguments stand beside its name."""

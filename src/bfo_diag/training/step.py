@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from bfo_diag.errors import TargetLoadError
 from bfo_diag.training.recipe import Training
 from pytorch_bfo_optimizer import HybridBFO
+from pytorch_bfo_optimizer.gradient_modes import MODES
 from pytorch_bfo_optimizer.shell import ColonyOptimizer
 
 Watch = Callable[[], None]
@@ -30,6 +31,7 @@ class Step:
         self._clip_norm = training.clip_norm
         self._device = torch.device(device)
         self._autocast = training.autocast is not None
+        self._mode = None if training.gradient_mode is None else MODES[training.gradient_mode]
 
     @property
     def calls_closure(self) -> bool:
@@ -76,19 +78,28 @@ class Step:
         taken = self._gradients_taken
         waiting = [] if watch is None else [watch]
 
-        def closure() -> Any:
+        def without_gradient() -> Any:
             again()
             self.optimizer.zero_grad()
+            with torch.no_grad():
+                return self.loss(inputs, targets)[0]
+
+        def closure() -> Any:
             if not self.has_gradients:
-                with torch.no_grad():
-                    return self.loss(inputs, targets)[0]
+                return without_gradient()
+            again()
+            self.optimizer.zero_grad()
             loss, _ = self.loss(inputs, targets)
             loss.backward()
             if waiting and self._gradients_taken > taken:  # else backward was asked for and not run
                 waiting.pop()()
             return loss
 
-        best = self.optimizer.step(closure)
+        if self._mode is None:
+            best = self.optimizer.step(closure)
+        else:
+            both = (without_gradient, closure) if self._mode.name == "dual" else (closure,)
+            best = self._mode.step(self.optimizer, *both)
         return torch.as_tensor(best, dtype=torch.float32, device=self._device)
 
     @property

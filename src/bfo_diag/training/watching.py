@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator
+
+from torch import Tensor
 
 from bfo_diag.records import Observation
 from bfo_diag.training.step import Step, Watch
@@ -13,15 +16,19 @@ class Watcher:
     """Watches the steps of one fold, counted from 1: each `every`-th, and none where that is 0."""
 
     def __init__(self, step: Step, fold: int, *, every: int) -> None:
-        self._collector = GradientCollector(step.model.named_parameters()) if every else None
-        self._fold, self._every = fold, every
+        self._model, self._fold, self._every = step.model, fold, every
+        self._parameters: tuple[Tensor, ...] = ()
         self._seen: list[GradientStats] = []
 
     def at(self, number: int) -> Watch | None:
         """Return what a step has to call when its gradients are there, None where it is not watched."""
-        collector = self._collector
-        if collector is None or number % self._every:
+        if not self._every or number % self._every:
             return None
+        present = tuple(self._model.parameters())
+        if len(present) != len(self._parameters) or any(map(operator.is_not, present, self._parameters)):
+            # (At the first step; and where neurons died or were born, the layer has other parameters.)
+            self._parameters, self._collector = present, GradientCollector(self._model.named_parameters())
+        collector = self._collector
         return lambda: self._seen.append(collector.collect(step=number).materialize())
 
     def observations(self) -> Iterator[Observation]:

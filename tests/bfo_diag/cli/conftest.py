@@ -112,7 +112,8 @@ def bfo_diag_here(tmp_path, monkeypatch, capsys, fresh_imports):
 
     def call(*arguments: str, environment: dict[str, str] | None = None) -> Result:
         monkeypatch.setattr(sys, "argv", ["bfo-diag", *arguments])
-        monkeypatch.setattr(app.app, "registered_commands", [])  # as in a process that has mounted none
+        for mounted in ("registered_commands", "registered_groups"):
+            monkeypatch.setattr(app.app, mounted, [])  # as in a process that has mounted none
         with mock.patch.dict(os.environ, environment or {}), pytest.raises(SystemExit) as ended:
             app.main()
         return Result(ended.value.code, *capsys.readouterr(), tmp_path)

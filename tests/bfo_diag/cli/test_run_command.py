@@ -118,7 +118,7 @@ def hybrid(tmp_path_factory, module_command):
 
 def lines(run: dict, kind: str) -> list[dict]:
     found = [o["values"] for o in run["observations"] if o["kind"] == kind]
-    return [{key: value for key, value in values.items() if key != "epoch_s"} for values in found]
+    return [{key: value for key, value in values.items() if key not in ("epoch_s", "fold_s")} for values in found]
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -260,7 +260,7 @@ def test_without_a_recipe_nothing_is_written_and_the_examples_are_named(bfo_diag
     assert not done.runs
 
 
-@pytest.mark.parametrize("name", ["digits_mlp", "char_lm"])
+@pytest.mark.parametrize("name", ["digits_mlp", "char_lm", "digits_shift"])
 def test_the_examples_are_recipes(name):
     examples = Path(__file__).parents[3] / "examples"
     assert reading.read(str(examples / f"{name}.toml")).telemetry.every > 0
@@ -280,3 +280,43 @@ def test_a_model_that_raises_ends_with_three_and_a_loss_that_diverges_with_one(b
     assert done.code == 1
     codes = [finding["code"] for finding in done.document["findings"]]
     assert codes == ["RUN-DIVERGED", "RUN-DIVERGED", "RUN-GRADIENT-NON-FINITE"]
+
+
+TURNOVER = (
+    ADAM.replace("epochs = 30\nfolds = 2", "").replace("[telemetry]\nevery = 7", "")
+    + """
+[turnover]
+preset = "hybrid"
+every = 4
+[shift]
+kind = "labels"
+epochs = [1, 1, 1]
+"""
+)
+
+
+def test_a_turnover_and_a_shift_are_told_and_their_lineage_is_on_the_page(bfo_diag_here, tmp_path):
+    (tmp_path / "turns.toml").write_text(TURNOVER)
+    done = bfo_diag_here("run", str(tmp_path / "turns.toml"))
+    assert done.code == 0, done.err
+    assert "Turnover: hybrid" in done.out
+    assert "forgetting" in done.out
+    assert "Turnover (hybrid): " in done.out
+    events = [line.values for line in done.run.observations if line.kind == "turnover"]
+    assert {event["kind"] for event in events} == {"death", "birth"}
+    assert bfo_diag_here("report", "--out", str(tmp_path / "page.html")).code == 0
+    page = (tmp_path / "page.html").read_text("utf-8")
+    assert "Lineage" in page
+    assert "Turnover: events" in page
+    assert "Shift: loss on both" in page
+
+
+def test_a_turnover_that_is_refused_ends_with_two_and_one_that_never_fires_with_one(bfo_diag_here, tmp_path):
+    (tmp_path / "refused.toml").write_text(TURNOVER.replace("every = 4", 'layers = "fc9"'))
+    done = bfo_diag_here("run", str(tmp_path / "refused.toml"))
+    assert done.code == 2
+    assert "[turnover] of the recipe: layers='fc9' matches no module" in " ".join(done.err.split())
+    (tmp_path / "never.toml").write_text(TURNOVER.replace("every = 4", "every = 4000"))
+    done = bfo_diag_here("run", str(tmp_path / "never.toml"), "--json")
+    assert done.code == 1
+    assert [finding["code"] for finding in done.document["findings"]] == ["RUN-TURNOVER-NEVER-FIRED"]

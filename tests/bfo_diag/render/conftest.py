@@ -9,14 +9,14 @@ from html.parser import HTMLParser
 import pytest
 
 from bfo_diag.records import Finding, Place, Severity
-from bfo_diag.shown import Cell, Chart, Excerpt, Report, Review, Section, Series, Table
+from bfo_diag.shown import Axis, Cell, Chart, Excerpt, Report, Review, Section, Series, Table
 
 HOSTILE = (
     "</script></style></title><b>&\"' {{7*7}}{%raw%} [link=x]y[/link] [a](javascript:b) \x1b[31mred\x07 \u202eevil"
     " \ud800 <img src=x onerror=alert(1)> <script>alert(2)</script> javascript:alert(3) ``` ```` | a | @everyone"
     " #123 gh-7 https://evil.example www.evil.example a@b.example --> ]]> \u2028 # h"
 )
-VOID = {"meta", "link", "br", "hr", "img", "input", "path"}
+VOID = {"meta", "link", "br", "hr", "img", "input"}
 
 
 class Node:
@@ -119,7 +119,42 @@ def _charts() -> tuple[Chart, ...]:
         Chart("lines", "Loss", "step", "loss", (Series("loss", curve, evidence=(3,)),), log_y=True),
         Chart("lines", "Nothing", "step", "loss", (Series("loss", ((1.0, math.nan), (2.0, math.inf))),)),
         _norms(),
+        _tree(),
+        _arms(),
     )
+
+
+def _tree() -> Chart:
+    """Return a layer of 12 neurons: 3 of them are replaced at step 40, one of those at step 80."""
+    lives = [
+        Series(str(n), ((0.0, n), (40.0 if n < 3 else 100.0, n)), tone="alive" if n > 2 else "") for n in range(12)
+    ]
+    for n, row, born, ended, parents in (
+        (12, 0, 40, 100, "3"),
+        (13, 1, 40, 80, "34"),
+        (14, 2, 40, 100, ""),
+        (15, 1, 80, 100, ("12",)),
+    ):
+        lives.append(Series(str(n), ((born, row), (ended, row)), parents=tuple(parents), tone="alive" * (ended == 100)))
+    return Chart("lineage", "Lineage of mlp.0", "step", "row of mlp.0", tuple(lives), "who descends from whom")
+
+
+def _arms() -> Chart:
+    """Return a sweep of four arms over three factors; one of them failed."""
+    axes = (
+        Axis("turnover.preset", ((0.0, "none"), (1.0, "functional"), (2.0, "growth")), 0.0, 2.0),
+        Axis("optimizer.lr", (), 1e-3, 1e-1, log=True),
+        Axis("training.epochs", ((1.0, "1"), (2.0, "2")), 1.0, 2.0),
+        Axis("val_loss", (), 1.5, 2.5),
+    )
+    figures = ((1.0, 1e-2, 2.0, 1.5), (0.0, 1e-2, 2.0, 1.75), (2.0, 1e-3, 1.0, 2.5), (2.0, 1e-1, 2.0))
+    series = (
+        Series(
+            f"arm {n}", tuple((float(i), y) for i, y in enumerate(ys)), tone="control" if n == 1 else "", evidence=(12,)
+        )
+        for n, ys in enumerate(figures)
+    )
+    return Chart("parallel", "Arms", "factor", "val_loss", tuple(series), axes=axes)
 
 
 def _norms() -> Chart:
@@ -213,9 +248,15 @@ def hostile() -> Review:
         for severity, url in zip(Severity, (text, "javascript:alert(4)", "data:text/html,<script>"), strict=True)
     )
     table = Table(text, (text, text), ((text, Cell(text, "bad", (1,))), (Cell(text, text, (9,)), text)), text)
-    series = (Series(text, ((1.0, 2.0), (2.0, 3.0)), ((1.0, 3.0), (2.0, 4.0)), (1,)), Series(text, ((1.0, math.nan),)))
+    series = (
+        Series(text, ((0.0, 2.0), (1.0, 3.0)), ((1.0, 3.0), (2.0, 4.0)), (1,), (text,), text, "control"),
+        Series(text, ((1.0, math.nan),)),
+        Series(text, ((1.0, 2.0), (2.0, 2.0)), parents=(text,), group=text, tone=text),
+    )
+    axes = (Axis(text, ((2.0, text), (3.0, text)), 2.0, 3.0), Axis(text, (), 2.0, 3.0))
     charts = tuple(
-        Chart(kind, text, text, text, series, text, reference=1.0) for kind in ("lines", "intervals", "heatmap")
+        Chart(kind, text, text, text, series, text, reference=1.0, axes=axes)
+        for kind in ("lines", "intervals", "heatmap", "lineage", "parallel")
     )
     section = Section(
         run_id=text,

@@ -85,7 +85,7 @@ def test_a_figure_of_a_table_is_the_link_to_its_log_line(review, parse):
 def test_tables_have_captions_and_heads_with_a_scope_and_columns_of_numbers_are_told(review, parse):
     root = parse(page(review))
     tables = list(root.all("table"))
-    assert len(tables) == 2 + 5  # and one for each chart
+    assert len(tables) == 2 + 7  # and one for each chart
     for table in tables:
         assert next(table.all("caption")).text.strip()
         assert all(head["scope"] == ("col" if head.parent.parent.tag == "thead" else "row") for head in table.all("th"))
@@ -99,7 +99,7 @@ def test_a_run_shows_its_command_outcome_and_log(review, parse):
     assert next(run.all("pre")).text == review.sections[2].command
     assert "timed out" in run.text
     assert "2026-11-21 12:28:02 UTC" in run.text
-    assert len([node for node in run.all("svg") if node["role"] == "img"]) == 5
+    assert len([node for node in run.all("svg") if node["role"] == "img"]) == 7
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_hostile_text_is_text_everywhere(hostile, hostile_text, parse):
     text = page(hostile)
     root = parse(text)
     assert {node.tag for node in root.all()} <= OWN_TAGS
-    assert len(list(root.all("script"))) == len(list(root.all("style"))) == len(list(root.all("title"))) - 6 == 1
+    assert len(list(root.all("script"))) == len(list(root.all("style"))) == len(list(root.all("title"))) - 14 == 1
     for node in root.all():
         assert not any(
             name.startswith("on") or name in ("style", "src", "srcset", "xlink:href") for name in node.attributes

@@ -213,6 +213,53 @@ def test_each_cell_of_a_map_is_painted_as_what_it_is_in_both_schemes(browser, fi
         assert all(b - a > 10 for a, b in itertools.pairwise(lights))  # of 255: they differ without their hue, too
 
 
+ARMS = """() => {
+  const light = c => { const [r, g, b] = c.match(/[\\d.]+/g).map(v => (v /= 255) <= 0.03928 ? v / 12.92
+    : ((v + 0.055) / 1.055) ** 2.4); return 0.2126 * r + 0.7152 * g + 0.0722 * b + 0.05; };
+  const paper = light(getComputedStyle(document.body).backgroundColor);
+  const chart = [...document.querySelectorAll("svg")].find(e => e.querySelector(".arm"));
+  return ["arm-0", "arm-1", "arm-2", "arm-3", "arm-4", "failed", "control"].map(name => {
+    const style = getComputedStyle(chart.querySelector(`.arm.${name}`));
+    const stroke = light(style.stroke);
+    return [Math.max(stroke, paper) / Math.min(stroke, paper), parseFloat(style.strokeWidth)];
+  });
+}"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_better_an_arm_the_stronger_its_stroke_in_both_schemes(browser, files, scheme):
+    with Opened(browser, files["review"], color_scheme=scheme) as opened:
+        *shades, failed, control = opened.ask(ARMS)
+        assert all(a[0] > b[0] + 0.4 and a[1] > b[1] for a, b in itertools.pairwise(shades))
+        assert all(contrast >= 3 for contrast, _ in (*shades, failed, control))
+
+
+def test_an_arm_under_the_pointer_stands_out_and_says_its_name(browser, files):
+    with Opened(browser, files["review"]) as opened:
+        line = opened.page.locator("path.arm", has_text="arm 0: 1.5")
+        line.scroll_into_view_if_needed()
+        place = line.evaluate(
+            "e => { const at = e.getPointAtLength(e.getTotalLength() * 0.9).matrixTransform(e.getScreenCTM());"
+            " return [at.x, at.y]; }"
+        )
+        before = float(line.evaluate("e => getComputedStyle(e).strokeWidth").removesuffix("px"))
+        opened.page.mouse.move(*place)
+        assert opened.ask(f"document.elementFromPoint({place[0]}, {place[1]}).textContent") == "arm 0: 1.5"
+        assert float(line.evaluate("e => getComputedStyle(e).strokeWidth").removesuffix("px")) > before
+
+
+@pytest.mark.parametrize("width", [1280, 360])
+def test_a_wide_chart_scrolls_in_a_region_of_its_own_and_keeps_its_text_readable(browser, files, width):
+    with Opened(browser, files["review"], width=width) as opened:
+        chart = opened.page.locator("svg.wide")
+        assert chart.count() == 1
+        sizes = chart.evaluate("e => [e.getBoundingClientRect().width, e.viewBox.baseVal.width]")
+        assert sizes[0] == sizes[1]  # a text of 11 units is 11 pixels high
+        assert chart.evaluate("e => getComputedStyle(e.parentElement).overflowX") == "auto"
+        assert chart.evaluate("e => e.parentElement.tabIndex") == 0
+        assert opened.ask("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+
+
 def _light(colour: str) -> float:
     red, green, blue = map(int, re.findall(r"\d+", colour))
     return 0.21 * red + 0.72 * green + 0.07 * blue

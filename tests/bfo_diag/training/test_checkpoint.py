@@ -12,7 +12,8 @@ from bfo_diag.training import checkpoint
 
 @pytest.fixture
 def state():
-    empty = {key: kind() for key, kind in checkpoint._HOLDS.items() if kind is not torch.Tensor}
+    kinds = {key: kind[0] if isinstance(kind, tuple) else kind for key, kind in checkpoint._HOLDS.items()}
+    empty = {key: kind() for key, kind in kinds.items() if kind is not torch.Tensor}
     return {**empty, "order": torch.zeros(3, dtype=torch.uint8), "format": checkpoint.FORMAT}
 
 
@@ -71,8 +72,8 @@ def test_what_is_no_checkpoint_is_refused_and_nothing_in_it_runs(tmp_path, state
         checkpoint.load(path)
     assert not (tmp_path / "evil-was-here").exists()
     for content, said in (
-        ([1], "no checkpoint of format 1: list"),
-        ({**state, "format": 2}, "no checkpoint of format 1: 2"),
+        ([1], "no checkpoint of format 2: list"),
+        ({**state, "format": 1}, "no checkpoint of format 2: 1"),
         ({**state, "epoch": "3"}, "epoch is not what a checkpoint holds"),
     ):
         torch.save(content, path)

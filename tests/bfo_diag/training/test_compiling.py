@@ -131,12 +131,14 @@ BATCH = (torch.zeros(4, 64), torch.zeros(4, dtype=torch.int64))
 def test_what_another_run_decided_is_not_measured_again(step, use):
     asked = Compile(enabled="auto", backend="eager")
     fresh = Compiling(asked, steps=1, folds=1)
+    fresh.begin()
     fresh.apply(step, BATCH)
     told = fresh.report(1)
     assert told.values["decision"]["use_compile"] is False
     decision = {**told.values["decision"], "use_compile": use, "why": "the other run measured it"}
     later = Compiling(asked, steps=1, folds=1)
     later.remember(replace(told, values={**told.values, "decision": decision}))
+    assert (later.begin() is not None) == use
     later.apply(step, BATCH)
     report = later.report(2)
     if not use:
@@ -148,6 +150,7 @@ def test_what_another_run_decided_is_not_measured_again(step, use):
 
 def test_compile_off_imports_no_compiler_and_reports_nothing(step):
     compiling = Compiling(Compile(), steps=1, folds=1)
+    assert compiling.begin() is None
     compiling.apply(step, BATCH)
     assert compiling.report(1) is None
     assert step.model._compiled_call_impl is None
@@ -155,5 +158,17 @@ def test_compile_off_imports_no_compiler_and_reports_nothing(step):
 
 def test_modes_that_torch_refuses_are_the_recipes_fault(step):
     compiling = Compiling(Compile(enabled=True, mode="fastest"), steps=1, folds=1)
+    compiling.begin()
     with pytest.raises(DiagError, match="fastest"):
         compiling.apply(step, BATCH)
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"), [({"mode": "fastest"}, "fastest"), ({"backend": "no-such-backend"}, "no such backend")]
+)
+def test_a_check_refuses_settings_that_torch_does_not_know_and_compiles_nothing(asked, said):
+    for enabled in ("auto", True):
+        with pytest.raises(DiagError, match=said):
+            Compiling(Compile(enabled=enabled, **asked), steps=1, folds=1).check()
+    Compiling(Compile(enabled=False, **asked), steps=1, folds=1).check()
+    Compiling(Compile(enabled=True, backend="eager", fallback="raise"), steps=1, folds=1).check()

@@ -49,7 +49,6 @@ def test_batches_of_an_epoch_are_shuffled_whole_and_without_repeats():
     assert drawn != sorted(drawn)
     assert drawn != torch.cat(second).tolist()
     assert [len(batch) for batch in data.shuffled(indices, 64, source)] == [23]
-    assert torch.equal(torch.cat(list(data.in_order(indices, 5))), indices)
 
 
 def test_text_is_cut_into_pieces_whose_targets_are_one_character_later():

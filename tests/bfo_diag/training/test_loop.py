@@ -12,30 +12,9 @@ from bfo_diag import api
 from bfo_diag.errors import DiagError
 from bfo_diag.records import Observation
 from bfo_diag.training import checkpoint, data, loop
+from bfo_diag.training.recipe import Data, Training
 
 pytestmark = pytest.mark.usefixtures("fresh_imports")
-
-
-@pytest.fixture
-def train(recipe, tmp_path):
-    """Train a small recipe, with checkpoints in `raw`; return what goes on record."""
-
-    def trained(raw=None, state=None, until=None, **tables):
-        made = recipe(**tables)
-        torch.manual_seed(made.seed)
-        if raw is not None:
-            raw.mkdir(exist_ok=True)
-        trainer = loop.Trainer(made, tmp_path, device="cpu", raw=raw)
-        seen = []
-        for said in trainer.run(state):
-            if isinstance(said, Observation):
-                seen.append(said)
-                # (Stopped where the checkpoint of the epoch before is the last one that there is.)
-                if said.kind == "epoch" and sum(one.kind == "epoch" for one in seen) == until:
-                    break
-        return seen
-
-    return trained
 
 
 def of(seen, kind):
@@ -195,51 +174,18 @@ GOES_ON = {
 
 
 @pytest.mark.parametrize("name", GOES_ON)
-def test_from_each_checkpoint_another_comes_to_the_very_same_end(train, tmp_path, name):
-    tables = GOES_ON[name]
-    whole = train(raw=tmp_path / "whole", **tables)
-    end = checkpoint.load(tmp_path / "whole" / checkpoint.FILE)
-    epochs = len(of(whole, "epoch"))
-    assert epochs >= 2
-    for until in range(2, epochs + 1):
-        first = tmp_path / f"stopped-{until}"
-        train(raw=first, until=until, **tables)
-        state = checkpoint.load(first / checkpoint.FILE)
-        torch.rand(7)  # (whatever was drawn meanwhile)
-        second = tmp_path / f"resumed-{until}"
-        second.mkdir()
-        checkpoint.bring_weights(first / checkpoint.FILE, second, folds=state["fold"])
-        resumed = train(raw=second, state=state, **tables)
-        for kind in ("epoch", "fold_end"):
-            assert _timeless(of(resumed, kind)) == _timeless(of(whole, kind)), (until, kind)
-        assert _same(checkpoint.load(second / checkpoint.FILE), end)
-        for weights in (tmp_path / "whole").glob("model-*"):
-            assert _same(torch.load(weights), torch.load(second / weights.name))
+def test_from_each_checkpoint_another_comes_to_the_very_same_end(goes_on, name):
+    goes_on(**GOES_ON[name])
 
 
-def _timeless(lines):
-    return repr([{key: value for key, value in line.items() if key != "epoch_s"} for line in lines])
-
-
-def _same(one, other) -> bool:
-    """Whether two states are the same to the bit, times apart."""
-    if isinstance(one, torch.Tensor):
-        return one.dtype == other.dtype and torch.equal(one.nan_to_num(7), other.nan_to_num(7))
-    if isinstance(one, dict):
-        return set(one) == set(other) and all(_same(one[key], other[key]) for key in one if key != "epoch_s")
-    if isinstance(one, (list, tuple)):
-        return len(one) == len(other) and all(map(_same, one, other))
-    return repr(one) == repr(other)
-
-
-def test_who_goes_on_has_a_checkpoint_before_an_epoch_of_its_own_ends(recipe, tmp_path, train):
+def test_who_goes_on_has_a_checkpoint_before_an_epoch_of_its_own_ends(recipe, tmp_path, train, same):
     tables = GOES_ON["Adam"]
     train(raw=tmp_path / "first", until=3, **tables)
     state = checkpoint.load(tmp_path / "first" / checkpoint.FILE)
     (tmp_path / "second").mkdir()
     trainer = loop.Trainer(recipe(**tables), tmp_path, device="cpu", raw=tmp_path / "second")
     next(said for said in trainer.run(state) if not isinstance(said, Observation))
-    assert _same(checkpoint.load(tmp_path / "second" / checkpoint.FILE), state)
+    assert same(checkpoint.load(tmp_path / "second" / checkpoint.FILE), state)
 
 
 def test_what_goes_on_promises_no_weights_that_it_does_not_have(train, tmp_path):
@@ -278,3 +224,109 @@ def test_a_recipe_is_trained_from_python_and_torchs_random_numbers_are_as_they_w
     ]
     assert seen.run.header.case.kind == "recipe"
     assert seen.run.header.case.name == "small"
+
+
+def test_a_training_is_the_same_whatever_was_trained_before(recipe, tmp_path):
+    one = recipe(model={"dropout": 0.3}, training={"folds": 2}, compile={"enabled": True, "backend": "eager"})
+    other = recipe(optimizer={"name": "HybridBFO", "lr": None, "population_size": 4, "swim_length": 1})
+
+    def digests(made, raw):
+        torch.rand(3)
+        said = [seen for seen in loop.train(made, tmp_path, device="cpu", raw=raw) if isinstance(seen, Observation)]
+        assert said[0].kind == "data"
+        assert of(said, "fold_end")[0]["weights"] == (None if raw is None else "raw/model-fold-1.pt")
+        return [end["digest"] for end in of(said, "fold_end")]
+
+    alone, others = digests(one, tmp_path / "a" / "b"), digests(other, None)
+    assert (tmp_path / "a" / "b" / "model-fold-2.pt").is_file()
+    assert digests(one, None) == alone
+    assert digests(other, tmp_path / "c") == others
+    assert len({*alone, *others}) == 3
+
+
+def test_the_digest_is_of_the_losses_and_of_the_last_weights(train, same):
+    def digest(**tables):
+        return of(train(**tables), "fold_end")[0]["digest"]
+
+    assert digest() == digest()
+    assert len(digest()) == 64
+    assert digest() != digest(training={"epochs": 1})
+    # (The weights are those of before; the loss is that of other samples.)
+    frozen = {"optimizer": {"name": "SGD", "lr": 0.0}}
+    assert digest(**frozen) == digest(optimizer={"name": "SGD", "lr": 0.0, "momentum": 0.5})
+    assert digest(**frozen) != digest(**frozen, data={"validation": 0.5})
+
+
+def test_a_fold_ends_with_the_spread_of_its_last_losses_its_size_and_its_time(train):
+    seen = train(telemetry={"every": 0}, training={"epochs": 2}, data={"validation": 0.5, "batch_size": 20})
+    (end,) = of(seen, "fold_end")
+    assert end["parameters"] == 64 * 8 + 8 + 8 * 10 + 10
+    assert end["fold_s"] == pytest.approx(sum(epoch["epoch_s"] for epoch in of(seen, "epoch")))
+    samples, (rest, _) = _split(0.5)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 10))
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    order = torch.Generator().manual_seed(0)
+    torch.randperm(120, generator=order)
+    for _ in range(2):
+        losses = []
+        for batch in rest[torch.randperm(60, generator=order)].split(20):
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(model(samples.inputs[batch]), samples.targets[batch])
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+    assert end["loss_variance"] == pytest.approx(float(torch.tensor(losses, dtype=torch.float64).var()))
+    one_batch = {"data": {"batch_size": 96}}
+    assert of(train(**one_batch), "fold_end")[0]["loss_variance"] is None
+    assert of(train(optimizer={"name": "SGD", "lr": 1e30}), "fold_end")[0]["loss_variance"] is None
+
+
+def _split(validation):
+    samples = data.load(Data("digits", samples=120), "cpu")
+    order = torch.Generator().manual_seed(0)
+    return samples, data.folds(120, Data("digits", validation=validation), Training(), order)[0]
+
+
+WRONG = """
+import torch
+def raises():
+    raise ZeroDivisionError("of the user's")
+"""
+
+
+@pytest.mark.parametrize(
+    ("tables", "said"),
+    [
+        ({"optimizer": {"lr": -1.0}}, "Invalid learning rate"),
+        ({"optimizer": {"name": "Adam", "speed": 1.0}}, "takes no such argument"),
+        ({"optimizer": {"name": "Muon", "lr": None}}, "optimizer Muon"),
+        ({"optimizer": {"name": "HybridBFO", "lr": None}, "training": {"clip_norm": 1.0}}, "clip_norm"),
+        ({"compile": {"enabled": True, "backend": "no-such"}}, "no such backend"),
+        (
+            {"model": {"name": None, "width": None, "factory": "wrong_of_a_user.py:raises"}},
+            "model.factory: ZeroDivisionError: of the user's",
+        ),
+    ],
+)
+def test_a_check_finds_what_is_wrong_before_anything_is_trained(recipe, tmp_path, tables, said):
+    (tmp_path / "wrong_of_a_user.py").write_text(WRONG)
+    trainer = loop.Trainer(recipe(**tables), tmp_path, device="cpu", raw=None)
+    before = torch.get_rng_state()
+    with pytest.raises(DiagError, match=said):
+        trainer.check()
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_check_changes_nothing(recipe, tmp_path):
+    made = recipe(model={"dropout": 0.3}, training={"folds": 2})
+
+    def trained(*, check):
+        torch.manual_seed(0)
+        trainer = loop.Trainer(made, tmp_path, device="cpu", raw=tmp_path)
+        if check:
+            trainer.check()
+            assert not list(tmp_path.glob("*.pt"))
+        return [end["digest"] for end in of([s for s in trainer.run() if isinstance(s, Observation)], "fold_end")]
+
+    assert trained(check=True) == trained(check=False)

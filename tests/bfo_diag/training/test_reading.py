@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from bfo_diag.errors import DiagError
-from bfo_diag.training import reading
-from bfo_diag.training.recipe import differences
+from bfo_diag.training import optimizers, reading
+from bfo_diag.training.recipe import COLONIES, GRADIENT_MODES, PRESETS, differences
 
 REST = '\nmodel.name = "mlp"\noptimizer.name = "Adam"\n'
 
@@ -34,25 +34,38 @@ def test_every_key_is_read(tmp_path):
     (tmp_path / "r.toml").write_text(
         'name = "n"\nseed = 7\n[data]\nname = "text"\nbatch_size = 3\nvalidation = 0.5\nsamples = 9\ncontext = 4\n'
         '[model]\nname = "char-transformer"\nwidth = 6\ndepth = 2\ndropout = 0.5\n'
-        '[optimizer]\nname = "Adam"\nlr = 0.1\nbetas = [0.8, 0.9]\n'
-        '[training]\nepochs = 3\nfolds = 1\npatience = 2\nmin_delta = 0.5\nclip_norm = 2\nautocast = "bfloat16"\n'
+        '[optimizer]\nname = "HybridBFO"\nlr = 0.1\nbetas = [0.8, 0.9]\n'
+        '[training]\nepochs = 3\nfolds = 1\nmin_delta = 0.5\nclip_norm = 2\nautocast = "bfloat16"\n'
+        'gradient_mode = "dual"\n'
         '[compile]\nenabled = "auto"\nmode = "default"\n[telemetry]\nevery = 5\n'
+        '[turnover]\nlayers = ["blocks.*.mlp.0"]\nfraction = 0.25\nevery = 7\ngrow_to = 2.0\nmeasure = true\n'
+        '[shift]\nkind = "permute"\nepochs = [1, 1, 1]\ncheck_every = 4\n'
     )
     told = reading.read(str(tmp_path / "r.toml")).to_json()
     assert (told["name"], told["seed"]) == ("n", 7)
     assert told["data"] == {"name": "text", "batch_size": 3, "validation": 0.5, "samples": 9, "context": 4}
     assert told["model"]["width"] == 6
-    assert told["optimizer"] == {"name": "Adam", "lr": 0.1, "betas": [0.8, 0.9]}
+    assert told["optimizer"] == {"name": "HybridBFO", "lr": 0.1, "betas": [0.8, 0.9]}
     assert told["training"] == {
         "epochs": 3,
         "folds": 1,
-        "patience": 2,
+        "patience": None,
         "min_delta": 0.5,
         "clip_norm": 2,
         "autocast": "bfloat16",
+        "gradient_mode": "dual",
     }
     assert told["compile"]["enabled"] == "auto"
     assert told["telemetry"] == {"every": 5}
+    assert told["turnover"] == {
+        "preset": "none",
+        "layers": ("blocks.*.mlp.0",),
+        "fraction": 0.25,
+        "every": 7,
+        "grow_to": 2.0,
+        "measure": True,
+    }
+    assert told["shift"] == {"kind": "permute", "epochs": (1, 1, 1), "check_every": 4}
 
 
 @pytest.mark.parametrize(
@@ -89,6 +102,34 @@ def test_every_key_is_read(tmp_path):
             "data.validation does not go with training.folds",
             "1/K",
         ),
+        ('data.name = "digits"\ntraining.gradient_mode = "fast"', "training.gradient_mode is 'fast'", "smart, dual"),
+        ('data.name = "digits"\ntraining.gradient_mode = "smart"', "gradient_mode does not go with Adam", "HybridBFO"),
+        ('data.name = "digits"\nturnover.preset = "hybird"', "turnover.preset is 'hybird'", "did you mean hybrid?"),
+        ('data.name = "digits"\nturnover.fraction = 0', "turnover.fraction is 0", "above 0"),
+        ('data.name = "digits"\nturnover.fraction = 1.5', "turnover.fraction is 1.5", "below 1"),
+        ('data.name = "digits"\nturnover.every = 0', "turnover.every is 0", "at least 1"),
+        ('data.name = "digits"\nturnover.layers = []', "turnover.layers is []", "a list of texts"),
+        ('data.name = "digits"\nturnover.layers = ["0", 1]', "turnover.layers is ['0', 1]", "a list of texts"),
+        ('data.name = "digits"\nturnover = {preset = "fade", grow_to = 2}', "grow_to does not go with", "growth"),
+        ('data.name = "digits"\nshift.kind = "permute"', "shift.epochs is missing", "[2, 2, 2]"),
+        ('data.name = "digits"\nshift.epochs = [1, 1, 1]', "shift.kind is not", "permute"),
+        ('data.name = "digits"\nshift = {kind = "permute", epochs = [1, 1]}', "shift.epochs is [1, 1]", "three"),
+        ('data.name = "digits"\nshift = {kind = "permute", epochs = [1, 0, 1]}', "shift.epochs is [1, 0, 1]", "three"),
+        (
+            'data.name = "digits"\ntraining.epochs = 4\nshift = {kind = "labels", epochs = [1, 1, 1]}',
+            "training.epochs is 4, and the phases of shift.epochs have 3",
+            "leave training.epochs out",
+        ),
+        (
+            'data.name = "digits"\ntraining.patience = 2\nshift = {kind = "labels", epochs = [1, 1, 1]}',
+            "training.patience does not go with shift",
+            "each phase",
+        ),
+        (
+            'data.name = "digits"\ntraining.folds = 2\nshift = {kind = "labels", epochs = [1, 1, 1]}',
+            "training.folds does not go with shift",
+            "held back",
+        ),
         ("data.name = ", "is no TOML", "toml.io"),
         ("data.name = '\x00'", "is no TOML", "toml.io"),
     ],
@@ -113,6 +154,15 @@ def test_what_is_wrong_is_named_with_what_is_allowed(tmp_path, text, said, mend)
             'data.name = "text"\nmodel.name = "char-transformer"\nmodel.width = 3\noptimizer.name = "Adam"',
             "model.width is 3",
         ),
+        (
+            'data.name = "text"\nmodel.name = "char-transformer"\noptimizer.name = "Adam"\n'
+            'shift = {kind = "labels", epochs = [1, 1, 1]}',
+            "shift.kind = 'labels' does not go with text",
+        ),
+        (
+            'data.name = "digits"\nmodel.name = "mlp"\noptimizer.name = "BFO"\nturnover.preset = "hybrid"',
+            "turnover.preset = 'hybrid' does not go with BFO",
+        ),
     ],
 )
 def test_what_a_recipe_has_to_give(tmp_path, text, said):
@@ -131,6 +181,23 @@ def test_what_is_no_file_of_text_is_refused(tmp_path):
     with pytest.raises(DiagError, match="wants a RECIPE") as caught:
         reading.read(None)
     assert "examples/digits_mlp.toml" in caught.value.mend
+
+
+def test_the_phases_of_a_shift_say_how_long_the_training_is(recipe):
+    shift = {"kind": "labels", "epochs": [3, 1, 2]}
+    assert recipe(training={"epochs": None}, shift=shift).training.epochs == 6
+    assert recipe(training={"epochs": 6}, shift=shift).training.epochs == 6
+
+
+def test_the_names_in_a_recipe_are_those_of_the_library():
+    from pytorch_bfo_optimizer import turnover
+    from pytorch_bfo_optimizer.gradient_modes import MODES
+    from pytorch_bfo_optimizer.shell import ColonyOptimizer
+
+    assert set(GRADIENT_MODES) == set(MODES)
+    assert set(PRESETS) == set(turnover.PRESETS)
+    colonies = {name for name, cls in optimizers.known().items() if issubclass(cls, ColonyOptimizer)}
+    assert set(COLONIES) == colonies
 
 
 def test_options_of_the_command_stand_in_for_the_recipes(recipe):

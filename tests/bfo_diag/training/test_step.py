@@ -67,7 +67,7 @@ def test_autocast_computes_the_forward_in_bfloat16(samples):
 def test_validation_counts_every_target_once_and_leaves_the_model_as_it_was(samples):
     step, twin, _ = twins(torch.optim.Adam)
     before = {name: value.clone() for name, value in step.model.state_dict().items()}
-    loss, accuracy = step.evaluate(samples.at(batch) for batch in data.in_order(torch.arange(48), 20))
+    loss, accuracy = step.evaluate(samples.batches(torch.arange(48), 20))
     twin.eval()
     logits = twin(samples.inputs).detach()
     assert loss == pytest.approx(float(nn.functional.cross_entropy(logits, samples.targets)), abs=1e-6)
@@ -181,3 +181,64 @@ def test_what_is_no_logits_is_refused_with_the_shape_that_is_wanted(samples, out
     with pytest.raises(DiagError) as caught:
         step(*samples.at(torch.arange(16)))
     assert "it has to return logits, (16, classes)" in caught.value.mend
+
+
+MODES = [
+    (None, "auto", False),
+    ("config", "auto", False),
+    ("smart", "always", False),
+    ("dual", "always", True),
+    ("minimal", None, False),
+    ("as-is", None, False),
+]
+
+
+@pytest.mark.parametrize(("mode", "config", "two_closures"), MODES)
+def test_hybrid_is_driven_by_the_mode_that_the_recipe_names(samples, monkeypatch, mode, config, two_closures):
+    seen = []
+    own = HybridBFO.step
+
+    def step(self, closure, grad_closure=None):
+        seen.append((self.gradient_config and self.gradient_config.mode, grad_closure is not None))
+        return own(self, closure, grad_closure)
+
+    monkeypatch.setattr(HybridBFO, "step", step)
+    model = mlp()
+    made = Step(model, HybridBFO(model.parameters(), population_size=3), Training(gradient_mode=mode), "cpu")
+    made(*samples.at(torch.arange(16)))
+    assert seen == [(config, two_closures)]
+
+
+def test_every_gradient_mode_trains_as_hybrid_does_by_itself_and_the_second_closure_takes_the_gradient(samples):
+    def trained(mode):
+        torch.manual_seed(0)
+        model = mlp(dropout=0.2)
+        optimizer = HybridBFO(model.parameters(), population_size=3, swim_length=1)
+        step = Step(model, optimizer, Training(gradient_mode=mode), "cpu")
+        calls = []
+        model.register_forward_hook(lambda *_: calls.append(torch.is_grad_enabled()))
+        losses = [float(step(*samples.at(torch.arange(16) + 16 * index))) for index in (0, 1, 2, 0)]
+        return losses, [parameter.clone() for parameter in model.parameters()], calls
+
+    losses, weights, _ = trained(None)
+    for mode, _, two_closures in MODES[1:]:
+        others, other_weights, calls = trained(mode)
+        assert others == losses, mode
+        assert all(map(torch.equal, weights, other_weights)), mode
+        assert (False in calls) >= two_closures, mode
+
+
+def test_new_parameters_of_a_layer_are_watched_in_place_of_the_old(samples):
+    model = mlp()
+    step = Step(model, torch.optim.SGD(model.parameters(), lr=0.1), Training(), "cpu")
+    watcher = Watcher(step, 1, every=1)
+    batch = samples.at(torch.arange(16))
+    step(*batch, watcher.at(1))
+    with torch.no_grad():
+        model[4].weight = nn.Parameter(model[4].weight * 0)
+        model[4].bias = nn.Parameter(torch.full((10,), math.nan))
+    step.optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    step(*batch, watcher.at(2))
+    first, second = watcher.observations()
+    assert first.values["nonfinite"] == []
+    assert "4.bias" in second.values["nonfinite"]

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from bfo_diag.findings import catalogue
+from bfo_diag.probes.run import turnover
 from bfo_diag.probes.run.results import compiled, declined
 from bfo_diag.records import Finding, Place, Run
 
 
 def judge(run: Run) -> Iterator[Finding]:
-    """Yield what went wrong with losses and gradients, and what was asked of compile and not done."""
+    """Yield what went wrong with losses and gradients, and what was asked of compile and turnover and not done."""
     yield from _diverged(run)
     yield from _gradients(run)
     yield from _compile(run)
+    yield from turnover.judge(run)
 
 
 def _diverged(run: Run) -> Iterator[Finding]:

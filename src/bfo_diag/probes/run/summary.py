@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 
+from bfo_diag.probes.run import shift, turnover
 from bfo_diag.probes.run.results import Fold, Line, Spread, compiled, declined, folds, over_folds, recipe
 from bfo_diag.records import Finding, JSONValue, Run
 from bfo_diag.shown import Cell, Chart, Series, Table
@@ -32,10 +33,12 @@ def tables(run: Run) -> Iterator[Table]:
             caption=f"mode {reports[0][1]['mode']}, backend {reports[0][1]['backend']}; calls: of the model, also "
             "to validate it",
         )
+    yield from turnover.tables(run)
+    yield from shift.tables(run)
 
 
 def details(run: Run) -> Iterator[Table]:
-    """Yield what compile met on its way, text by text."""
+    """Yield what compile met on its way, text by text, and which neurons died and were born."""
     met = [
         (str(report["fold"]), kind, Cell(text, "", (number,)))
         for number, report in compiled(run)
@@ -49,6 +52,7 @@ def details(run: Run) -> Iterator[Table]:
     ]
     if met:
         yield Table("Compile: what it met", ("fold", "what", "why"), tuple(met))
+    yield from turnover.details(run)
 
 
 def _audit(line: Line) -> tuple[str | Cell, ...]:
@@ -111,11 +115,14 @@ def charts(run: Run) -> Iterator[Chart]:
             series.append(Series(of + word, points, evidence=tuple(number for number, _ in fold.epochs)))
     if series:
         caption = "mean cross-entropy; training: while the epoch went on, validation: after it"
+        caption += ", on A throughout" if shift.epochs(run) else ""
         yield Chart("lines", "Loss", "epoch", "loss (nats)", tuple(series), caption)
+    yield from shift.charts(run)
     norms = _norms(run)
     if norms:
         caption = "ord-2 norm over all parameters, before clipping"
         yield Chart("lines", "Gradient", "step", "total norm", norms, caption, log_y=True)
+    yield from turnover.charts(run)
 
 
 def _norms(run: Run) -> tuple[Series, ...]:
@@ -137,6 +144,8 @@ def summarise(run: Run) -> dict[str, JSONValue]:
         "folds": [_fold(fold) for fold in found],
         **{figure: _spread(over_folds(found, figure)) for figure in _FIGURES},
         "compile": [dict(report) for _, report in compiled(run)],
+        "turnover": turnover.summarise(run),
+        "shift": shift.summarise(run),
         "resumed": next((dict(o.values) for _, o in run.of_kind("resumed")), None),
     }
 
@@ -175,7 +184,8 @@ def verdict(run: Run, findings: tuple[Finding, ...]) -> str:
         ended = sum(fold.end is not None for fold in found)
         return f"No fold was trained: {ended} of {planned} came to an end, and none with a finite loss."
     counted = f" over {len(whole)} of {planned} folds" if planned > 1 or len(whole) < planned else ""
-    return f"Validation loss {_said(loss, '.4g')}, accuracy {_said(accuracy, '.2%')}{counted}.{_compile(run)}"
+    about = _compile(run) + turnover.verdict(run) + shift.verdict(run)
+    return f"Validation loss {_said(loss, '.4g')}, accuracy {_said(accuracy, '.2%')}{counted}.{about}"
 
 
 def _compile(run: Run) -> str:
