@@ -62,3 +62,10 @@ def test_a_value_cannot_become_an_option_of_its_own():
 def test_the_line_to_copy_is_quoted():
     made = header("gradients", target="my file.py:step")
     assert commands.command_line(made, load_all()["gradients"]) == "bfo-diag gradients 'my file.py:step'"
+
+
+def test_a_sweep_is_run_by_two_words_and_elsewhere_as_a_study_of_its_own():
+    how = {"target": "s.toml", "device": "auto", "study": "mine", "storage": "sqlite:///s.db", "report_only": True}
+    own = ["--study=mine", "--storage=sqlite:///s.db", "--report-only"]
+    assert words("sweep", **how) == ["sweep", "run", "s.toml", *own]
+    assert words("sweep", elsewhere=True, **how) == ["sweep", "run", "s.toml"]

@@ -11,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pytorch_bfo_optimizer.errors import TurnoverRefusedError
 from pytorch_bfo_optimizer.turnover.layers import Layer
+from pytorch_bfo_optimizer.turnover.module_hooks import ModuleHook
 from pytorch_bfo_optimizer.turnover.tracing import is_compiled
 
 _ALONE = "Call it in the forward of that module alone, once each time, or leave it out of layers="
@@ -32,12 +33,12 @@ class CallCheck:
         self._why = ""
         members = [(layer.name, layer.producer), *layer.consumers]
         self._hooks = [
-            layer.scope.register_forward_pre_hook(self._enter),
-            layer.scope.register_forward_hook(self._leave, always_call=True),
-            *(module.register_forward_pre_hook(self._noted(name)) for name, module in members),
+            layer.scope.register_forward_pre_hook(ModuleHook(self._enter)),
+            layer.scope.register_forward_hook(ModuleHook(self._leave), always_call=True),
+            *(module.register_forward_pre_hook(ModuleHook(self._noted(name))) for name, module in members),
         ]
         if layer.norm is not None:
-            self._hooks.append(layer.norm.register_forward_pre_hook(self._normalise))
+            self._hooks.append(layer.norm.register_forward_pre_hook(ModuleHook(self._normalise)))
 
     def refuse(self) -> None:
         """Check how the layer was called so far.

@@ -23,11 +23,13 @@ def folded(view: View, dying_K: Tensor, *, ridge: float) -> tuple[Fold, float]:
     device = h_NH.device
     dying_K, survivors_S = dying_K.to(device), view.survivors(dying_K).to(device)
     dying_NK, survivors_NS = h_NH[:, dying_K], h_NH[:, survivors_S]
-    with_constant = _least_squares(survivors_NS, dying_NK, ridge=ridge, constant=True)
-    without = _least_squares(survivors_NS, dying_NK, ridge=ridge, constant=False)
+    solutions = {
+        constant: _least_squares(survivors_NS, dying_NK, ridge=ridge, constant=constant)
+        for constant in {consumer.bias is not None for _, consumer in view.layer.consumers}
+    }
     weights, biases, left, whole = [], [], 0.0, 0.0
     for _, consumer in view.layer.consumers:
-        coefficients_SK, constant_K = without if consumer.bias is None else with_constant
+        coefficients_SK, constant_K = solutions[consumer.bias is not None]
         dying_OK = consumer.weight.detach()[:, dying_K].double()
         delta_OH = torch.zeros_like(consumer.weight)
         delta_OH[:, survivors_S] = (dying_OK @ coefficients_SK.T).to(delta_OH.dtype)

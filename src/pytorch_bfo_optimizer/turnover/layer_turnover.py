@@ -115,12 +115,12 @@ class LayerTurnover:
             self._average.add(*seen, decay=self._select.decay)
 
     @torch.no_grad()
-    def owed(self, step: int, *, rate: float | None, fraction: float) -> int:
-        """Return how many neurons are to turn over at a step that is due; a rate is gathered until it makes one."""
-        if rate is None:
+    def owed(self, step: int, *, share: float | None, fraction: float) -> int:
+        """Return how many neurons are to turn over at a step that is due; a share adds up until it makes one."""
+        if share is None:
             return max(1, round(fraction * len(self.population)))
         candidates = len(self.population) if self._select is None else int(self._select.eligible(self.view(step)).sum())
-        self.population.owed += rate * candidates
+        self.population.owed += share * candidates
         whole = int(self.population.owed)
         self.population.owed -= whole
         return whole

@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import functools
 import logging
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
 from dataclasses import replace as replaced
 from types import TracebackType
 from typing import Any, Literal
@@ -21,9 +19,8 @@ from torch.optim import Optimizer
 
 from pytorch_bfo_optimizer.compile_policy import CompilePolicy, CompileReport
 from pytorch_bfo_optimizer.errors import HyperparameterError, TurnoverError
-from pytorch_bfo_optimizer.state import require_number
 from pytorch_bfo_optimizer.step_hooks import calls_itself, has_closure
-from pytorch_bfo_optimizer.turnover import presets
+from pytorch_bfo_optimizer.turnover import checks, presets
 from pytorch_bfo_optimizer.turnover.events import TurnoverEvent
 from pytorch_bfo_optimizer.turnover.initialisers import Initialiser, as_initialiser
 from pytorch_bfo_optimizer.turnover.layer_turnover import Decision, LayerTurnover
@@ -32,6 +29,7 @@ from pytorch_bfo_optimizer.turnover.lineage import Lineage
 from pytorch_bfo_optimizer.turnover.measuring import measured
 from pytorch_bfo_optimizer.turnover.schedule import Every, Never, Schedule
 from pytorch_bfo_optimizer.turnover.selectors import Selector, as_selector
+from pytorch_bfo_optimizer.turnover.summary import summarised
 from pytorch_bfo_optimizer.turnover.surgery import Surgeon
 
 _LOG = logging.getLogger("pytorch_bfo_optimizer")
@@ -108,7 +106,7 @@ class TurnoverManager:
         self.select = None if select is None else as_selector(select)
         self.replace = as_initialiser(replace)
         self.fraction, self.grow_to, self.grow = fraction, grow_to, grow
-        self._check_settings()
+        checks.refuse_unfit(self.select, self.schedule, fraction, grow_to, grow)
         self.model, self.optimizer = model, optimizer
         self.steps = 0
         """Optimizer steps so far."""
@@ -127,7 +125,7 @@ class TurnoverManager:
         """Width of each layer when this was made."""
         self.lineage = Lineage(self.first_widths)
         if not isinstance(self.schedule, Never):
-            self._check_cap()
+            checks.refuse_cap(grow_to, self.first_widths)
             self._begin(found)
 
     @classmethod
@@ -164,20 +162,6 @@ class TurnoverManager:
             )
         return cls(model, optimizer, **chosen, **others)
 
-    def _check_settings(self) -> None:
-        if not isinstance(self.schedule, Schedule):
-            raise HyperparameterError(
-                f"schedule is {self.schedule!r}: use Every(steps), Continuous(rate), Once(step) or Never()"
-            )
-        require_number("fraction", self.fraction, low=0, high=1, open_low=True, open_high=True, mend="0.05 is usual")
-        if self.grow not in ("newborn", "split"):
-            raise HyperparameterError(f"grow is {self.grow!r}: use 'newborn' or 'split'")
-        if self.select is None and self.grow_to is None and not isinstance(self.schedule, Never):
-            raise HyperparameterError(
-                "select is None and grow_to is None: nobody would die and nobody be born; name a selector, give "
-                "grow_to, or use the preset 'none' for a control"
-            )
-
     def _found(self, patterns: str | Sequence[str] | None) -> tuple[Layer, ...]:
         if patterns is not None or not isinstance(self.schedule, Never):
             return find_layers(self.model, patterns)
@@ -185,20 +169,6 @@ class TurnoverManager:
             return find_layers(self.model, None)
         except TurnoverError:  # a control trains whatever there is
             return ()
-
-    def _check_cap(self) -> None:
-        for name, width in self.first_widths.items():
-            if self.grow_to is None:
-                continue
-            if isinstance(self.grow_to, bool) or not isinstance(self.grow_to, (int, float)):
-                raise HyperparameterError(f"grow_to is {self.grow_to!r}: give a width (128) or a factor (1.5)")
-            if isinstance(self.grow_to, float):
-                require_number("grow_to", self.grow_to, low=1, high=1e6, mend="1.5 times the first width, say")
-            elif self.grow_to < width:
-                raise HyperparameterError(
-                    f"grow_to is {self.grow_to}, and {name!r} has {width} neurons: an integer is the width to grow to; "
-                    f"a factor is a float, as {float(self.grow_to)}"
-                )
 
     def _begin(self, found: Sequence[Layer]) -> None:
         surgeon = Surgeon(self.model, self.optimizer)
@@ -303,7 +273,7 @@ class TurnoverManager:
             return [Decision()] * len(self._layers)
         decisions = []
         for layer in self._layers:
-            count = layer.owed(self.steps, rate=self.schedule.rate, fraction=self.fraction)
+            count = layer.owed(self.steps, share=self.schedule.share, fraction=self.fraction)
             decisions.append(layer.decide(self.steps, count, cap=self._cap(layer)) if count else Decision())
         return decisions
 
@@ -357,29 +327,9 @@ class TurnoverManager:
         self.close()
 
     def summary(self) -> dict[str, Any]:
-        """Return what came of it, as JSON values.
-
-        A jump is what a turnover added to the loss that `measure` returns: `loss_after - loss_before`.
-        """
-        pairs = {event.step: (event.loss_before, event.loss_after) for event in self.events}
-        jumps = [after - before for before, after in pairs.values() if before is not None and after is not None]
-        diversity = self.lineage.diversity()
-        return {
-            "steps": self.steps,
-            "births": sum(len(event.neurons) for event in self.events if event.kind == "birth"),
-            "deaths": sum(len(event.neurons) for event in self.events if event.kind == "death"),
-            "events": len(self.events),
-            "widths": {name: {"first": self.first_widths[name], "last": width} for name, width in self.widths.items()},
-            "founders": sum(self.first_widths.values()),
-            "founders_alive": self.lineage.founders_alive(),
-            "survival": self.lineage.survival(),
-            "diversity": asdict(diversity),
-            "jumps": len(jumps),
-            "jump_mean": math.fsum(jumps) / len(jumps) if jumps else None,
-            "jump_max": max(jumps, default=None),
-            "audits": [[step, report.status] for step, report in self.audits],
-            "lineage": self.lineage.plain(),
-        }
+        """Return what came of it, as JSON values: see `summary.summarised`."""
+        counted = summarised(self.events, self.lineage, self.widths)
+        return {"steps": self.steps, **counted, "audits": [[step, report.status] for step, report in self.audits]}
 
     def state_dict(self) -> dict[str, Any]:
         """Return plain values and tensors, which `torch.load` takes with `weights_only=True`."""

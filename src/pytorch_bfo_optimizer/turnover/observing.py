@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from pytorch_bfo_optimizer.turnover.layers import Layer
+from pytorch_bfo_optimizer.turnover.module_hooks import ModuleHook
 
 _FORWARDS_KEPT = 8
 """The recorded inputs are from at least so many forward passes."""
@@ -50,9 +51,9 @@ class Observer:
         self._written = torch.zeros((), dtype=torch.int64, device=weight.device)
         self._hooks: list[RemovableHandle] = []
         if activity:
-            self._hooks.append(layer.tap.register_forward_pre_hook(self._see_activity))
+            self._hooks.append(layer.tap.register_forward_pre_hook(ModuleHook(self._see_activity)))
         if kept_rows:
-            self._hooks.append(layer.producer.register_forward_pre_hook(self._see_input))
+            self._hooks.append(layer.producer.register_forward_pre_hook(ModuleHook(self._see_input)))
 
     def _see_activity(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         if not module.training or not torch.is_grad_enabled():

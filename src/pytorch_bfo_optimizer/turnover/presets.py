@@ -47,7 +47,7 @@ def settings(name: str, *, every: int, fraction: float, grow_to: float | int | N
     `standard`      weight              mutation         `fraction` of the width, every `every` steps
     `functional`    gradient_activation fold             likewise
     `fade`          gradient_activation fade             likewise, over half of `every` steps
-    `continuous`    utility             zero_outgoing    the same number, spread over all steps
+    `continuous`    utility             zero_outgoing    the same number, in ten parts
     `distillation`  gradient_activation distillation     as `standard`
     `growth`        nobody              zero_outgoing    as `standard`, up to `grow_to`
     `hybrid`        utility             offspring        as `standard`; the width stays
@@ -73,9 +73,10 @@ def settings(name: str, *, every: int, fraction: float, grow_to: float | int | N
             f"grow_to is {grow_to!r} with the preset {name!r}, in which the width stays: leave it out, or use 'growth'"
         )
     select, replace = _PAIRS[name]
+    steadily = Continuous(fraction / every, gather=max(1, every // 10))
     return {
         "select": selectors.load_all()[select](maturity=2 * every),
         "replace": Fade(over=max(1, every // 2)) if replace == "fade" else replace,
-        "schedule": Continuous(fraction / every) if name == "continuous" else Every(every),
+        "schedule": steadily if name == "continuous" else Every(every),
         "fraction": fraction,
     }

@@ -46,7 +46,7 @@ class Rearrangement:
 
     def moved(self, rows: Tensor) -> Tensor:
         """Return where the old rows are now, twins included, in ascending order; those that are gone are left out."""
-        return (torch.isin(self.source, rows) & (self.source != NEWBORN)).nonzero().flatten()
+        return torch.isin(self.source, rows).nonzero().flatten()
 
     def of(self, old: Tensor, dim: int, *, born: Tensor | float = 0.0, divided: int = 0) -> Tensor:
         """Return a new tensor from `old`, whose neurons are along `dim`.

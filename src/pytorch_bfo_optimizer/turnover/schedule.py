@@ -13,10 +13,10 @@ class Schedule(Protocol):
     """What a `TurnoverManager` asks after each optimizer step."""
 
     @property
-    def rate(self) -> float | None:
-        """Share of the eligible neurons that is owed at each step, gathered until it makes a whole neuron.
+    def share(self) -> float | None:
+        """Share of the eligible neurons that is owed at a step that is due, adding up until it makes a whole neuron.
 
-        None: at a step that is due the manager's `fraction` of the width turns over, at least one neuron.
+        None: the manager's `fraction` of the width turns over, at least one neuron.
         """
 
     def is_due(self, step: int) -> bool:
@@ -28,7 +28,7 @@ class Every:
     """Every `steps` optimizer steps."""
 
     steps: int
-    rate = None
+    share = None
 
     def __post_init__(self) -> None:
         """Check the steps.
@@ -45,24 +45,33 @@ class Every:
 
 @dataclass(frozen=True)
 class Continuous:
-    """At each step a share `rate` of the eligible neurons, which adds up to whole ones: 0.001 of 50 is one in 20 steps.
+    """A share `rate` of the eligible neurons a step, which adds up to whole ones: 0.001 of 50 is one in 20 steps.
 
-    The replacement rate of continual backpropagation (Dohare et al. 2024, doi:10.1038/s41586-024-07711-7).
+    The replacement rate of continual backpropagation (Dohare et al. 2024, doi:10.1038/s41586-024-07711-7). With
+    `gather` neurons turn over at every so many steps only: those that are born at the same step share a step count of
+    their own in Adam, which costs time at each step while they are young.
     """
 
     rate: float
+    gather: int = 1
 
     def __post_init__(self) -> None:
-        """Check the rate.
+        """Check both.
 
         Raises:
-            HyperparameterError: not in (0, 1].
+            HyperparameterError: a rate that is not in (0, 1], or no integer of at least 1.
         """
         require_number("Continuous.rate", self.rate, low=0, high=1, open_low=True, mend="1e-4 a step is usual")
+        require_count("Continuous.gather", self.gather, least=1, mend="10 is every tenth step")
+
+    @property
+    def share(self) -> float:
+        """What is owed since the last step that was due."""
+        return self.rate * self.gather
 
     def is_due(self, step: int) -> bool:
-        """Always."""
-        return True
+        """Whether `step` is a multiple of `gather`."""
+        return step % self.gather == 0
 
 
 @dataclass(frozen=True)
@@ -70,7 +79,7 @@ class Once:
     """After the `step`-th optimizer step, and never again."""
 
     step: int
-    rate = None
+    share = None
 
     def __post_init__(self) -> None:
         """Check the step.
@@ -89,7 +98,7 @@ class Once:
 class Never:
     """Not at all: the control. A manager with it hooks nothing."""
 
-    rate = None
+    share = None
 
     def is_due(self, step: int) -> bool:
         """Never."""

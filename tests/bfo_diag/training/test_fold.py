@@ -66,3 +66,34 @@ def test_the_weights_of_the_best_epoch_are_a_copy():
 def test_the_state_of_a_fold_comes_back():
     fold = noted(3.0, 2.0)
     assert Fold.of({"model": "something else", **fold.state()}) == fold
+
+
+def test_the_digest_tells_losses_names_values_and_types_apart():
+    weights = {"w": torch.tensor([1.0, 2.0]), "count": torch.tensor(3), "none": torch.empty(0), "extra": object()}
+    same = noted(3.0, 2.0).digest({**weights, "w": torch.tensor([[1.0], [2.0]])[:, 0], "extra": object()})
+    assert noted(3.0, 2.0).digest(weights) == same
+    others = [
+        noted(3.0, 2.5).digest(weights),
+        noted(2.0, 3.0).digest(weights),
+        noted(3.0, math.nan).digest(weights),
+        *(
+            noted(3.0, 2.0).digest(other)
+            for other in (
+                {**weights, "w": torch.tensor([1.0, 2.0000002])},
+                {**weights, "w": torch.tensor([[1.0, 2.0]])},
+                {**weights, "w": torch.tensor([1.0, 2.0]).bfloat16()},
+                {**weights, "count": torch.tensor(4)},
+                {"v" if name == "w" else name: value for name, value in weights.items()},
+            )
+        ),
+    ]
+    assert len({same, *others}) == 9
+
+
+def test_the_spread_of_the_losses_is_of_the_last_epoch():
+    fold = Fold(0, epoch=1)
+    fold.note([1.0, 2.0, 6.0], 1.0, {})
+    assert fold.loss_variance == 7.0
+    for trained in ([5.0], [1.0, math.inf]):
+        fold.note(trained, 1.0, {})
+        assert fold.loss_variance is None

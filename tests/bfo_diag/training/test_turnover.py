@@ -8,6 +8,7 @@ import torch
 from bfo_diag.errors import DiagError
 from bfo_diag.records import Observation
 from bfo_diag.training import checkpoint, loop, turnover
+from bfo_diag.training.fold import Fold
 from bfo_diag.training.recipe import PRESETS, Training, Turnover
 from bfo_diag.training.step import Step
 
@@ -118,6 +119,20 @@ def test_growth_under_compile_is_audited_and_trains_as_eagerly_in_every_fold(tra
     reports = [report for report in of(seen, "compile_report") if report["calls"] > 4]
     assert [report["fold"] for report in reports] == [1, 2]
     assert all(report["status"] == "APPLIED" and not report["limit_hits"] for report in reports)
+
+
+def test_a_step_that_is_tried_for_the_compile_policy_is_none(recipe, tmp_path):
+    trainer = loop.Trainer(recipe(**SMALL, turnover={"preset": "growth", "every": 2}), tmp_path, device="cpu", raw=None)
+    begun = trainer._begun(Fold(0))
+    batch = trainer.samples.at(torch.arange(16))
+    begun.train(*batch, None)
+    with begun.paused():
+        begun.train(*batch, None)
+        begun.train(*batch, None)
+    assert not list(begun.events())
+    begun.train(*batch, None)
+    assert [event.values["step"] for event in begun.events()] == [2]
+    assert not list(begun.events()), "each is told once"
 
 
 def test_audits_of_the_run_that_was_stopped_are_kept():

@@ -155,6 +155,7 @@ def test_compiled_models_are_looked_through_and_work_in_another_width(where: str
         plain.blocks[0]["mlp"].compile(backend="eager")
     layers = find_layers(model, "blocks.*.mlp.0")
     assert [layer.name for layer in layers] == ["blocks.0.mlp.0", "blocks.1.mlp.0"]
+    assert all(layer.scope is plain for layer in layers)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     surgeon = Surgeon(model, optimizer)
     surgeon.watch(layers)
@@ -207,10 +208,35 @@ def test_the_tap_is_the_dropout_before_the_consumers(between: list[nn.Module], t
     assert type(layer.tap).__name__ == tap
 
 
-def test_a_dropout_that_serves_elsewhere_too_is_no_tap() -> None:
-    dropout = nn.Dropout(0.1)
-    model = nn.Sequential(mlp(dropout), dropout)
-    (layer,) = find_layers(model, "0.0")
+class Shared(nn.Module):
+    """A dropout between producer and consumer that the forward around them uses too."""
+
+    def __init__(self, *, decides: bool) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(0.1)
+        self.mlp, self.decides = mlp(self.dropout), decides
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x if self.decides and x.sum() > 0 else self.dropout(self.mlp(x))
+
+
+@pytest.mark.parametrize(("decides", "scope_name"), [(False, ""), (True, "mlp")])
+def test_a_dropout_that_serves_elsewhere_too_is_no_tap(decides: bool, scope_name: str) -> None:
+    (layer,) = find_layers(Shared(decides=decides), "mlp.0")
+    assert layer.scope_name == scope_name
+    assert layer.tap is layer.consumers[0][1]
+
+
+def test_a_dropout_that_is_called_twice_is_no_tap() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second, self.dropout = nn.Linear(4, 6), nn.Linear(6, 4), nn.Dropout(0.1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.dropout(self.second(self.dropout(self.first(x).relu())))
+
+    (layer,) = find_layers(Twice(), "first")
     assert layer.tap is layer.consumers[0][1]
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pytorch_bfo_optimizer import HyperparameterError, TurnoverError, TurnoverRefusedError
+from pytorch_bfo_optimizer import TurnoverError, TurnoverRefusedError
 from pytorch_bfo_optimizer.turnover import Continuous, Every, Never, Once, TurnoverEvent, TurnoverManager
 from pytorch_bfo_optimizer.turnover.initialisers.fade import Fade
 from pytorch_bfo_optimizer.turnover.selectors.utility import Utility
@@ -101,8 +101,9 @@ def test_what_was_measured_stands_in_the_events(digits: Make) -> None:
     training.run(3)
     assert measured == []
     training.model[2].eval()  # somebody's own choice
-    training.model.train = lambda mode=True: training.model  # type: ignore[method-assign]
-    training.step()
+    training.optimizer.zero_grad()
+    training.loss_of(training.drawn(32)).backward()
+    training.optimizer.step()
     assert torch.equal(*states[-2:])
     assert [module.training for module in training.model] == [True, True, False, True, True, True, True]
     assert len(measured) == 2
@@ -127,22 +128,6 @@ def test_an_error_of_the_users_is_passed_on_and_the_record_is_whole(digits: Make
     assert manager.lineage.founders_alive() < manager.summary()["founders"]
     assert manager.summary()["jump_mean"] is None
     assert training.model.training
-
-
-def test_the_summary_counts(digits: Make) -> None:
-    training = digits()
-    manager = TurnoverManager.preset("crossover", training.model, training.optimizer, every=2, fraction=0.1)
-    training.run(4)
-    summary = json.loads(json.dumps(manager.summary()))
-    assert summary["steps"] == 4
-    assert summary["births"] == summary["deaths"] == 8
-    assert summary["widths"] == {"0": {"first": 24, "last": 24}, "4": {"first": 16, "last": 16}}
-    assert summary["founders"] == 40
-    assert summary["founders_alive"] == 40 - 8  # newborn neurons have to mature
-    assert summary["survival"] == 0.8
-    assert summary["diversity"]["ancestors"] == 32
-    assert (summary["jumps"], summary["jump_mean"], summary["audits"]) == (0, None, [])
-    assert len(summary["lineage"]["nodes"]) == 16
 
 
 # Growth
@@ -299,6 +284,40 @@ def test_a_continuous_rate_adds_up_to_whole_neurons(digits: Make) -> None:
     assert all(len(event.neurons) == 1 for event in manager.events)
 
 
+def test_what_is_gathered_turns_over_at_once(digits: Make) -> None:
+    training = digits()
+    manager = TurnoverManager(
+        training.model,
+        training.optimizer,
+        layers="0",
+        select=Utility(maturity=100),
+        replace="zero_outgoing",
+        schedule=Continuous(1 / 64, gather=4),
+    )
+    training.run(9)
+    deaths = [(event.step, len(event.neurons)) for event in manager.events if event.kind == "death"]
+    assert deaths == [(4, 1), (8, 1)]  # 24 * 4 / 64 = 1.5, and then 0.5 + 23 * 4 / 64 = 1.94
+
+
+def test_a_newborn_of_which_nothing_was_seen_yet_stays(digits: Make) -> None:
+    training = digits()
+    manager = TurnoverManager(
+        training.model,
+        training.optimizer,
+        layers="0",
+        select="gradient",
+        replace="zero_outgoing",
+        schedule=Every(1),
+        fraction=0.04,
+    )
+    training.step()
+    training.optimizer.zero_grad()
+    training.optimizer.step()
+    first, second = (event.neurons for event in manager.events if event.kind == "death")
+    assert second[0] < 24  # another founder, and not the newborn with what was known of the dead
+    assert first != second
+
+
 def test_births_equal_deaths_in_hybrid_and_the_width_stays(text: Make) -> None:
     training = text()
     manager = TurnoverManager.preset("hybrid", training.model, training.optimizer, every=3, fraction=0.1)
@@ -317,11 +336,8 @@ def test_births_equal_deaths_in_hybrid_and_the_width_stays(text: Make) -> None:
 # Little disruption
 
 
-@pytest.mark.parametrize("replace", ["fold", "offspring"])
 @pytest.mark.parametrize("data", ["mlp", "text"])
-def test_the_jump_of_a_fold_is_at_most_a_twentieth_of_the_naive_one(
-    data: str, replace: str, digits: Make, text: Make
-) -> None:
+def test_the_jump_of_a_fold_is_at_most_a_twentieth_of_the_naive_one(data: str, digits: Make, text: Make) -> None:
     def jump(replace: str) -> float:
         training = text() if data == "text" else digits(model="mlp")
         manager = TurnoverManager(
@@ -336,7 +352,9 @@ def test_the_jump_of_a_fold_is_at_most_a_twentieth_of_the_naive_one(
         pairs = {event.step: (event.loss_before, event.loss_after) for event in manager.events}
         return sum(abs(after - before) for before, after in pairs.values()) / len(pairs)
 
-    assert jump(replace) <= 0.05 * jump("mutation")
+    naive = jump("mutation")
+    assert jump("fold") <= 0.05 * naive
+    assert jump("offspring") <= 0.05 * naive
 
 
 # What is observed
@@ -413,7 +431,7 @@ def test_a_closure_makes_the_gradients_during_the_step(digits: Make) -> None:
         training = digits()
         manager = TurnoverManager.preset("functional", training.model, training.optimizer, every=3, fraction=0.1)
 
-        def closure() -> Tensor:
+        def closure(training: Any = training) -> Tensor:
             training.optimizer.zero_grad()
             loss = training.loss_of(training.drawn(32))
             loss.backward()
@@ -502,15 +520,12 @@ def test_a_paused_step_counts_for_nothing(text: Make) -> None:
 
 def test_closing_takes_all_hooks_off(digits: Make) -> None:
     training = digits()
-    hooks = lambda: (
-        sum(  # noqa: E731
-            len(held)
-            for module in training.model.modules()
-            for held in (module._forward_pre_hooks, module._forward_hooks)
-        )
-        + len(training.optimizer._optimizer_step_pre_hooks)
-        + len(training.optimizer._optimizer_step_post_hooks)
-    )
+
+    def hooks() -> int:
+        modules = [(one._forward_pre_hooks, one._forward_hooks) for one in training.model.modules()]
+        optimizer = (training.optimizer._optimizer_step_pre_hooks, training.optimizer._optimizer_step_post_hooks)
+        return sum(len(held) for pair in (*modules, optimizer) for held in pair)
+
     with TurnoverManager.preset("hybrid", training.model, training.optimizer, every=2) as manager:
         assert hooks() > 0
         training.run(2)
@@ -523,31 +538,6 @@ def test_closing_takes_all_hooks_off(digits: Make) -> None:
 
 
 # What is refused
-
-
-@pytest.mark.parametrize(
-    ("keywords", "said"),
-    [
-        ({"select": "wieght"}, "select is 'wieght'"),
-        ({"replace": "folds"}, "replace is 'folds'"),
-        ({"schedule": 100}, r"schedule is 100: use Every\(steps\)"),
-        ({"fraction": 1.5}, r"fraction is 1\.5"),
-        ({"fraction": 0}, "fraction is 0"),
-        ({"grow": "wide"}, "grow is 'wide'"),
-        ({"select": None}, "select is None and grow_to is None"),
-        ({"grow_to": 12}, r"grow_to is 12, and '0' has 24 neurons: .* a factor is a float, as 12\.0"),
-        ({"grow_to": 0.5}, r"grow_to is 0\.5"),
-        ({"grow_to": "2"}, r"grow_to is '2': give a width"),
-    ],
-)
-def test_a_setting_that_is_wrong_is_refused_before_anything_is_hooked(
-    keywords: dict[str, Any], said: str, digits: Make
-) -> None:
-    training = digits()
-    with pytest.raises(HyperparameterError, match=said):
-        TurnoverManager(training.model, training.optimizer, **keywords)
-    assert not training.optimizer._optimizer_step_pre_hooks
-    assert not any(module._forward_pre_hooks for module in training.model.modules())
 
 
 def test_layers_and_optimizers_that_do_not_fit_are_refused(digits: Make) -> None:

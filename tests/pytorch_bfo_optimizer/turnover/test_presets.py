@@ -17,8 +17,8 @@ def test_each_runs_and_lowers_the_training_loss(preset: str, data: str, request:
     """Over (B, D) with a BatchNorm and no bias, and over (B, T, D); every fourth batch is a smaller one."""
     training = request.getfixturevalue(data)()
     before = training.loss_of(training.train).item()
-    manager = TurnoverManager.preset(preset, training.model, training.optimizer, every=8, fraction=0.1)
-    training.run(32)
+    manager = TurnoverManager.preset(preset, training.model, training.optimizer, every=6, fraction=0.1)
+    training.run(24)
     assert training.loss_of(training.train).item() < 0.9 * before
     summary = manager.summary()
     if preset == "none":
@@ -67,7 +67,7 @@ def test_what_the_names_stand_for() -> None:
         "orthogonal": "orthogonality",
     }
     assert chosen["fade"]["replace"].over == 10
-    assert chosen["continuous"]["schedule"] == Continuous(0.1 / 20)
+    assert chosen["continuous"]["schedule"] == Continuous(0.1 / 20, gather=2)
     assert chosen["standard"]["schedule"] == Every(20)
     assert chosen["growth"]["grow_to"] == 1.5
     assert all(one["select"].maturity == 40 for one in chosen.values() if one["select"])

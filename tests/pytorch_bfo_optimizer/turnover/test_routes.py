@@ -95,6 +95,7 @@ PASSED: dict[str, Callable[[Model, Tensor], object]] = {
     "nothing": lambda m, x: m.second(m.first(x)),
     "function": lambda m, x: m.second(functional.gelu(m.first(x), approximate="tanh")),
     "method": lambda m, x: m.second(m.first(x).relu_()),
+    "function in place": lambda m, x: m.second(functional.relu(m.first(x), inplace=True)),
     "numbers": lambda m, x: m.second(2 * m.first(x).clamp(min=-1, max=2) ** 2 / 3 - 1),
     "swish by hand": lambda m, x: (lambda h: m.second(h * torch.sigmoid(h)))(m.first(x)),
     "gelu by hand": lambda m, x: (

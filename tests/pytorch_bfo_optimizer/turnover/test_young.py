@@ -9,10 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from pytorch_bfo_optimizer.errors import TurnoverError
 from pytorch_bfo_optimizer.turnover.layers import Layer, find_layers
 from pytorch_bfo_optimizer.turnover.surgery import Births, Surgeon
+from pytorch_bfo_optimizer.turnover.young import MOST
 
 Make = Callable[[Any], Optimizer]
 OPTIMIZERS: dict[str, Make] = {
@@ -178,6 +180,29 @@ def test_twins_of_young_neurons_step_as_they_do() -> None:
     assert torch.equal(model[0].weight[9], model[0].weight[4])
 
 
+def test_of_too_many_cohorts_those_nearest_in_age_go_on_with_the_younger_count() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 20), nn.Tanh(), nn.Linear(20, 3))
+    (layer,) = find_layers(model, "0")
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    surgeon = Surgeon(model, optimizer)
+    number = 0
+    for row in range(MOST + 2):
+        for _ in range(3):
+            number += 1
+            step(optimizer, list(model.parameters()), gradients(list(model.parameters()), number))
+        surgeon.replace(layer, torch.tensor([row]), births(layer, 1))
+        assert len(surgeon.young.cohorts) <= MOST
+    # Ages when the ninth came: 24, 21, ..., 3, 0; when the tenth came: 27 (for 30 too), 24, ..., 3, 0.
+    found = [(cohort.rows.tolist(), cohort.age) for cohort in surgeon.young.cohorts]
+    assert found[0] == ([0, 1, 2], 21.0)
+    assert found[1:] == [([row], 3.0 * (MOST + 1 - row)) for row in range(3, MOST + 2)]
+    before = model[0].weight.detach().clone()
+    step(optimizer, list(model.parameters()), gradients(list(model.parameters()), 99))
+    moved = (model[0].weight.detach() - before).abs().amax(dim=1)
+    assert 0 < moved[:3].max() <= 0.01 * 1.5
+
+
 def test_where_cohorts_cross_the_later_born_counts() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 2))
@@ -251,8 +276,9 @@ def test_surgery_in_a_hook_that_was_there_first_sees_the_whole_step() -> None:
 
         def operate(*_: object) -> None:
             steps.append(1)
-            if len(steps) in (2, 4):
-                surgeons[0].resize(layer, torch.arange(1, 9), births(layer, 1))
+            if len(steps) in (2, 4):  # one of those who were born first dies at the second
+                surgeons[0].resize(layer, torch.arange(1, 8), births(layer, 2))
+                surgeons[0].resize(layer, torch.arange(8), births(layer, 1))
 
         if early:
             optimizer.register_step_post_hook(operate)
@@ -339,13 +365,21 @@ class Calling(torch.optim.Adam):
         return super().step(closure)
 
 
-def test_a_subclass_whose_step_calls_the_one_of_its_base_steps_once() -> None:
+def test_a_subclass_whose_step_calls_the_one_of_its_base_steps_once_and_no_hook_sees_another_optimizer() -> None:
     found = []
     for kind in (torch.optim.Adam, Calling):
         model, layer, optimizer, surgeon = prepared(lambda p, kind=kind: kind(p, lr=0.01))
         surgeon.replace(layer, SLOTS, births(layer, 3))
+        stepped: list[Optimizer] = []
+        own = optimizer.register_step_post_hook(lambda by, *_, stepped=stepped: stepped.append(by))
+        every = register_optimizer_step_post_hook(lambda by, *_, stepped=stepped: stepped.append(by))
+        by_class = kind is torch.optim.Adam  # the step of a base is one that torch shows to the hooks of all
         for number in range(3):
             step(optimizer, list(model.parameters()), gradients(list(model.parameters()), number))
+        own.remove()
+        every.remove()
+        assert sum(by is optimizer for by in stepped) == (6 if by_class else 12)
+        assert len(stepped) == (6 if by_class else 15)
         found.append([p.detach().clone() for p in model.parameters()])
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from optuna import load_study
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.pruners import MedianPruner
+from optuna.pruners import BasePruner, MedianPruner, NopPruner
 
 from bfo_diag.probes.sweep import storage
 from bfo_diag.records import JSONValue
@@ -33,7 +33,7 @@ class Watch:
             study_id = self._storage.get_study_id_from_name(study)
             self._trial_id = self._storage.get_trial_id_from_study_id_trial_number(study_id, number)
         self._before, self._metric = before, metric
-        self._pruner = MedianPruner(n_startup_trials=startup)
+        self._pruner: BasePruner = NopPruner() if startup is None else MedianPruner(n_startup_trials=startup)
 
     def __call__(self, epoch: Mapping[str, JSONValue]) -> bool:
         """Report an epoch, and return whether to stop there."""

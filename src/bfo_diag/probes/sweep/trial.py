@@ -133,7 +133,9 @@ class _Seen:
     def _take_end(self, end: Mapping[str, JSONValue]) -> None:
         for name in ("best_epoch", "epochs", "steps", "loss_variance", "parameters", "digest"):
             self._values[name] = end[name]
-        self._values |= {"births": 0, "deaths": 0, "seconds": end["fold_s"]}
+        self._values["seconds"] = end["fold_s"]
+        if self._values["births"] is None:  # no summary came before: there was no turnover
+            self._values |= {"births": 0, "deaths": 0}
         if end["diverged"]:
             self.failed(f"it diverged: {end['diverged']}", None)
 

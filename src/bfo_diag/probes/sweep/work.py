@@ -116,7 +116,7 @@ class Work:
             "recipe": str(file),
             "replay": replay,
             "events": index == 0,  # (of the other seeds, figures will do)
-            "pruning": None if arm.control or spec.pruner == "none" else self._pruning(claimed, index),
+            "pruning": None if spec.pruner == "none" else self._pruning(claimed, index),
         }
         made = self._request.part("trial", options, must_end=False)
         if made.stopped:
@@ -134,7 +134,7 @@ class Work:
             "number": claimed.number,
             "before": index * self._steps,
             "metric": self._spec.metric,
-            "startup": self._spec.pruner_startup,
+            "startup": None if claimed.arm == arms.CONTROL else self._spec.pruner_startup,
         }
 
     def _end(self, claimed: State, results: Mapping[int, Mapping[str, JSONValue]]) -> None:

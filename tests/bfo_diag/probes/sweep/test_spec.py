@@ -151,9 +151,10 @@ def test_the_preset_is_the_original_experiment_with_a_control_and_a_validation_s
         model, data = recipe.model, recipe.data
         assert (model.name, model.depth, 4 * (model.width or 0)) == ("char-transformer", 6, 512)
         assert data.name == "text"
-        assert data.validation == 0.2
+        samples, validation = data.samples or 0, data.validation or 0.0
+        assert validation >= 0.1
         assert recipe.turnover.measure
-        steps = recipe.training.epochs * ((data.samples or 0) * 4 // 5 // data.batch_size)
+        steps = recipe.training.epochs * ((samples - round(samples * validation)) // data.batch_size)
         assert steps // recipe.turnover.every >= 5
         assert steps % recipe.turnover.every, "the last turnover would have no step to recover in"
 

@@ -134,6 +134,14 @@ def test_a_study_whose_maker_was_killed_is_filled_by_the_next(kept, impatient):
     assert optuna_states(kept) == ["WAITING"] * 3
 
 
+def test_a_study_of_another_spec_that_was_not_filled_is_left_as_it_is(kept, impatient):
+    kept.create_new_study([ABOUT.direction], "s")
+    kept.set_study_user_attr(0, "bfo_diag", vars(About({**ABOUT.spec, "trials": 3}, "cpu", "a.toml", ABOUT.files)))
+    with pytest.raises(DiagError, match="of another spec"):
+        joined(kept, "s", ABOUT, PLANNED)
+    assert optuna_states(kept) == []
+
+
 def test_of_first_trials_made_twice_the_first_counts_and_the_other_is_none_to_run(made, kept):
     twin = added(kept, arm=1)
     assert [one.number for one in made.arms()] == [0, 1, 2]

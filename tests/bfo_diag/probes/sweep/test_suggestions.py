@@ -29,7 +29,7 @@ def read(tmp_path):
     return write
 
 
-def done(arm: int, levels, drawn, value: float):
+def done(arm: int, drawn, value: float):
     attributes = {"arm": arm}
     return create_trial(
         state=TrialState.COMPLETE,
@@ -44,7 +44,7 @@ def tried(read_spec, count: int) -> list:
     found = []
     for arm in range(1, count + 1):
         levels, drawn = suggestions.suggested(read_spec, arm, found)
-        found.append(done(arm, levels, drawn, abs(levels["optimizer.lr"] - 0.1)))
+        found.append(done(arm, drawn, abs(levels["optimizer.lr"] - 0.1)))
     return found
 
 

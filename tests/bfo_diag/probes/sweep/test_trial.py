@@ -6,10 +6,10 @@ import pytest
 
 from bfo_diag.attempt import TimeLimitReached
 from bfo_diag.errors import DiagError
-from bfo_diag.probes.sweep import arms, pruning, trial
+from bfo_diag.probes.sweep import pruning, trial
 from bfo_diag.records import Observation
 from bfo_diag.shown import Progress
-from bfo_diag.training import loop
+from bfo_diag.training import loop, reading
 
 RECIPE = """
 seed = 4
@@ -25,8 +25,8 @@ REQUEST = SimpleNamespace(device="cpu")
 def train(tmp_path):
     def call(recipe: str = RECIPE, **options):
         (tmp_path / "r.toml").write_text(recipe)
-        given = {"arm": 2, "seed": 4, "recipe": str(tmp_path / "r.toml"), "replay": "again", "events": True}
-        seen = list(trial.trial(REQUEST, **given, **{"pruning": None, **options}))
+        given = {"arm": 2, "seed": 4, "recipe": str(tmp_path / "r.toml"), "replay": "again"}
+        seen = list(trial.trial(REQUEST, **given, **{"pruning": None, "events": True, **options}))
         return [one for one in seen if not isinstance(one, Progress)]
 
     return call
@@ -36,7 +36,7 @@ def test_a_trial_has_the_figures_of_its_best_epoch(train, tmp_path):
     (told,) = train()
     values = dict(told.values)
     (tmp_path / "r.toml").write_text(RECIPE)
-    recipe = trial_recipe(tmp_path)
+    recipe = reading.read(str(tmp_path / "r.toml"))
     lines = [one for one in loop.train(recipe, tmp_path, device="cpu") if isinstance(one, Observation)]
     epochs = [one.values for one in lines if one.kind == "epoch"]
     (end,) = [one.values for one in lines if one.kind == "fold_end"]
@@ -50,12 +50,6 @@ def test_a_trial_has_the_figures_of_its_best_epoch(train, tmp_path):
         **{"births": 0, "deaths": 0, "jump_mean": None, "jump_max": None, "lineage": None, "events": None},
     }
     assert values["parameters"] == 64 * 8 + 8 + 8 * 10 + 10
-
-
-def trial_recipe(folder):
-    from bfo_diag.training import reading
-
-    return reading.read(str(folder / "r.toml"))
 
 
 def test_births_and_deaths_are_kept_with_their_figures_and_on_wish_one_by_one(train):
@@ -150,7 +144,3 @@ def test_every_arm_is_built_and_the_one_that_can_not_be_is_named(tmp_path):
     unread = {"label": "no", "tables": {**tables, "optimizer": {}}}
     with pytest.raises(DiagError, match=r"^the arm no: optimizer\.name is missing"):
         list(trial.check(REQUEST, recipes=[unread], folder=str(tmp_path)))
-
-
-def test_the_number_of_the_control_is_the_one_that_is_never_pruned():
-    assert arms.CONTROL == 0

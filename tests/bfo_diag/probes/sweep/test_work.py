@@ -54,6 +54,7 @@ class Request:
         self.text, self.raw = text, workspace / "logs" / "run" / "raw"
         self._at, self._ends_by = at, ends_by
         self.trained: list[tuple[int, int]] = []
+        self.given: dict[tuple[int, int], dict] = {}
         self.fails: dict[tuple[int, int], PartResult] = {}
 
     def part(self, name: str, options: dict, *, must_end: bool = True) -> PartResult:
@@ -66,6 +67,7 @@ class Request:
             raise self._ends_by
         which = (options["arm"], options["seed"])
         self.trained.append(which)
+        self.given[which] = options
         return self.fails.get(which) or self._result(**options)
 
     def _result(self, *, arm: int, seed: int, recipe: str, replay: str, events: bool, pruning: dict | None):
@@ -181,7 +183,12 @@ def test_a_metric_that_is_no_number_fails_the_arm(tmp_path, spec):
 
 
 def test_the_control_is_never_pruned_and_an_arm_that_is_gets_no_further_seed(tmp_path, spec):
-    seen = done(Request(tmp_path, spec("median")))
+    request = Request(tmp_path, spec("median"))
+    seen = done(request)
+    assert {arm for (arm, _), given in request.given.items() if given["pruning"]["startup"] is None} == {0}
+    kept = storage.opened(None, tmp_path / "sweeps" / "mine")
+    reported = {trial.user_attrs["arm"]: [*trial.intermediate_values] for trial in kept.get_all_trials(0)}
+    assert reported[0] == reported[1] == [1, 2, 3, 4, 5, 6], "two epochs of three seeds; the control's count as well"
     states = {arm["arm"]: arm["state"] for arm in facts(seen, "arm")}
     assert states[0] == states[1] == "complete"
     assert "pruned" in states.values()
@@ -254,6 +261,12 @@ def test_the_factory_of_a_model_is_kept_with_the_study_and_another_source_does_n
     nets.write_text("class Net: pass\n")
     with pytest.raises(DiagError, match=r"of another spec: the source of nets.py is another"):
         done(Request(tmp_path, str(file)))
+
+
+def test_births_and_deaths_are_kept_one_by_one_for_the_first_seed_alone(tmp_path, spec):
+    request = Request(tmp_path, spec())
+    done(request)
+    assert {seed for (_, seed), options in request.given.items() if options["events"]} == {0}
 
 
 def test_a_report_of_no_study_says_which_there_are(tmp_path, spec):

@@ -1,0 +1,36 @@
+"""Hooks on the modules of somebody's model, which do not go with it into copies and files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+
+class ModuleHook:
+    """Calls a function; a deep copy or a pickle of the module that it sits on has a hook that does nothing.
+
+    So an averaged or a best model that is copied while a manager lives is a model of its own.
+    """
+
+    def __init__(self, function: Callable[..., None]) -> None:
+        self._function = function
+
+    def __call__(self, *args: Any) -> None:
+        """Call it."""
+        self._function(*args)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Callable[..., None]:
+        """Return one that does nothing."""
+        return _nothing
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle as one that does nothing."""
+        return _made_nothing, ()
+
+
+def _nothing(*args: Any) -> None:
+    """Do nothing."""
+
+
+def _made_nothing() -> Callable[..., None]:
+    return _nothing
