@@ -83,9 +83,7 @@ def run(command: Command, sources: Path, *, keep: Path | None = None) -> Recorde
     with tempfile.TemporaryDirectory(prefix="bfo-diag-replay-") as folder:
         workspace = keep or Path(folder)
         if command.recorded.probe.name == sweep.PROBE.name and (workspace / FOLDER).exists():
-            raise DiagError(
-                f"{keep} holds the study of a sweep, which a replay would join", mend="--keep another folder"
-            )
+            raise DiagError(f"{keep} holds studies of sweeps, which a replay might join", mend="--keep another folder")
         before = {*(workspace / "logs").glob(f"*/{store.RUN_FILE}")}
         environment = {name: value for name, value in os.environ.items() if name not in (*_FLAGS, VARIABLE)}
         environment.update(command.flags)

@@ -74,6 +74,8 @@ class CallCheck:
         def note(module: nn.Module, args: tuple[Any, ...]) -> None:
             if torch.compiler.is_compiling():
                 self._ran_compiled = True
+            elif not torch.is_grad_enabled():
+                return  # a look at a part of the model, from which nothing is learned
             elif not self._is_inside:
                 self._why = self._why or (
                     f"{name!r} was called outside of the forward of {self._scope_name}, which was traced. {_ALONE}"

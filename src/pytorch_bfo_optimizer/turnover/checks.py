@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import weakref
+from collections.abc import Iterable, Mapping, Sequence
 
-from pytorch_bfo_optimizer.errors import HyperparameterError
+from torch import nn
+from torch.optim import Optimizer
+
+from pytorch_bfo_optimizer.errors import HyperparameterError, TurnoverError, TurnoverRefusedError
 from pytorch_bfo_optimizer.state import require_number
+from pytorch_bfo_optimizer.turnover.layers import Layer
 from pytorch_bfo_optimizer.turnover.schedule import Never, Schedule
 from pytorch_bfo_optimizer.turnover.selectors import Selector
+
+_MANAGED: weakref.WeakKeyDictionary[nn.Module, weakref.ref[object]] = weakref.WeakKeyDictionary()
+"""Who manages a producer."""
 
 
 def refuse_unfit(
@@ -51,3 +59,56 @@ def refuse_cap(grow_to: float | int | None, widths: Mapping[str, int]) -> None:
                 f"grow_to is {grow_to}, and {name!r} has {width} neurons: an integer is the width to grow to; a factor "
                 f"is a float, as {float(grow_to)}"
             )
+
+
+def trained(layers: Sequence[Layer], optimizer: Optimizer, *, named: bool) -> tuple[Layer, ...]:
+    """Return the layers whose weights the optimizer trains; where newborn neurons could not learn, none is born.
+
+    Raises:
+        TurnoverRefusedError: one that was `named` is not trained, or none is.
+    """
+    stepped = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    found, why = [], ""
+    for layer in layers:
+        fault = _not_trained(layer, stepped)
+        if not fault:
+            found.append(layer)
+            continue
+        why = f"{fault}: neurons born in {layer.name!r} would never learn"
+        if named:
+            raise TurnoverRefusedError(f"{why}. Leave it out of layers=, or train it")
+    if layers and not found:
+        raise TurnoverRefusedError(f"no layer is trained: {why}")
+    return tuple(found)
+
+
+def _not_trained(layer: Layer, stepped: set[int]) -> str:
+    for name, module in ((layer.name, layer.producer), *layer.consumers):
+        if not module.weight.requires_grad:
+            return f"'{name}.weight' is frozen"
+        if id(module.weight) not in stepped:
+            return f"'{name}.weight' is no parameter of the optimizer"
+    return ""
+
+
+def take(layers: Iterable[Layer], manager: object) -> None:
+    """Note whose these layers are.
+
+    Raises:
+        TurnoverError: one is somebody else's.
+    """
+    layers = tuple(layers)
+    for layer in layers:
+        other = _MANAGED.get(layer.producer)
+        if other is not None and other() is not None:
+            raise TurnoverError(
+                f"{layer.name!r} has a TurnoverManager already: close() that one first, or give them other layers"
+            )
+    _MANAGED.update((layer.producer, weakref.ref(manager)) for layer in layers)
+
+
+def release(manager: object) -> None:
+    """Note that a manager has no layers any more."""
+    for producer, owner in list(_MANAGED.items()):
+        if owner() is manager:
+            del _MANAGED[producer]

@@ -202,7 +202,12 @@ class LayerTurnover:
         view = replace(view, inputs=self.observer.inputs())
         if dying and view.inputs is not None and not len(view.inputs):
             self._refuse_unseen(f"replace={self._replace.name!r}", "forward pass in training mode")
-        return self._replace.plan(view, torch.tensor(list(dying), dtype=torch.int64), count)
+        plan: object = self._replace.plan(view, torch.tensor(list(dying), dtype=torch.int64), count)
+        if not isinstance(plan, Plan):
+            raise TurnoverError(
+                f"replace={self._replace.name!r}: its plan() returned {type(plan).__name__}, and has to return a Plan"
+            )
+        return plan
 
     def _replaced(self, view: View, slots: Sequence[int], why: str, step: int) -> Iterator[TurnoverEvent]:
         plan = self._planned(view, slots, len(slots))

@@ -62,7 +62,7 @@ class TurnoverManager:
     Args:
         model: what trains.
         optimizer: what steps its parameters.
-        layers: patterns (fnmatch) of module names; None: every `nn.Linear` whose neurons can be replaced.
+        layers: patterns (fnmatch) of module names; None: every `nn.Linear` whose neurons can be replaced and train.
         select: who dies: a name (`selectors`) or a `Selector`; None: nobody, neurons are only added.
         replace: who is born: a name (`initialisers`) or an `Initialiser`.
         schedule: when: `Every(n)`, `Continuous(rate)`, `Once(step)`, `Never()`.
@@ -126,7 +126,12 @@ class TurnoverManager:
         self.lineage = Lineage(self.first_widths)
         if not isinstance(self.schedule, Never):
             checks.refuse_cap(grow_to, self.first_widths)
-            self._begin(found)
+            checks.take(found, self)
+            try:
+                self._begin(found)
+            except BaseException:
+                self.close()
+                raise
 
     @classmethod
     def preset(
@@ -163,7 +168,9 @@ class TurnoverManager:
         return cls(model, optimizer, **chosen, **others)
 
     def _found(self, patterns: str | Sequence[str] | None) -> tuple[Layer, ...]:
-        if patterns is not None or not isinstance(self.schedule, Never):
+        if not isinstance(self.schedule, Never):
+            return checks.trained(find_layers(self.model, patterns), self.optimizer, named=patterns is not None)
+        if patterns is not None:
             return find_layers(self.model, patterns)
         try:
             return find_layers(self.model, None)
@@ -315,6 +322,7 @@ class TurnoverManager:
             layer.observer.close()
         if self._surgeon is not None:
             self._surgeon.close()
+        checks.release(self)
 
     def __enter__(self) -> TurnoverManager:
         """Return self."""

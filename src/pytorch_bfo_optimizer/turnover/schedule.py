@@ -21,6 +21,7 @@ class Schedule(Protocol):
 
     def is_due(self, step: int) -> bool:
         """Whether neurons may turn over after the `step`-th optimizer step, counted from 1."""
+        raise NotImplementedError(f"{type(self).__name__} has no is_due(step)")
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
@@ -121,7 +120,8 @@ class MainHere:
     def run(self, words: list[str], *, cwd: Path, env: dict[str, str], **_: object) -> SimpleNamespace:
         assert storage.VARIABLE not in env, "a replay does not write into the study of its reader"
         self.words = words[words.index("bfo_diag") + 1 :]
-        with contextlib.chdir(cwd), mock.patch.dict(os.environ, env, clear=True):
+        with pytest.MonkeyPatch.context() as patch, mock.patch.dict(os.environ, env, clear=True):
+            patch.chdir(cwd)
             done = self._call(*self.words)
         return SimpleNamespace(returncode=done.code, stderr=done.err.encode())
 

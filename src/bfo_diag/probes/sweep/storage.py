@@ -27,7 +27,7 @@ FOLDER = "sweeps"
 _HIDDEN = "***"
 _LOGIN = re.compile(r"^([\w+.-]+://[^:@/?#]*):.*@", re.DOTALL)
 _SECRET = re.compile(r"(?i)([?&][^=&#]*(?:pass|pwd|secret|token)[^=&#]*=)[^&#]*")
-_ATTEMPTS = 5
+_ATTEMPTS = 4
 _JOURNAL_FILE = "journal.log"
 _LOCK_S = 30
 """How old a lock on the journal is when its owner counts as dead."""
@@ -157,5 +157,5 @@ def _database(url: str) -> BaseStorage:
             # (Of two that make the tables of one database at the same moment, one is told that they are there.)
             if attempt + 1 == _ATTEMPTS:
                 raise
-            time.sleep(0.2 * 2**attempt)
+            time.sleep(0.1 * 2**attempt)
     raise AssertionError("unreachable")

@@ -47,14 +47,20 @@ class Initialiser:
     """Base of all initialisers; a class of your own overrides `plan`."""
 
     name: ClassVar[str]
+    """The class's, where it does not say."""
     over: int = field(default=0, init=False)
     """Steps over which the dying fade before they are replaced."""
     kept_rows: int = field(default=0, init=False)
     """How many recent inputs of the producer it wants."""
 
+    def __init_subclass__(cls) -> None:
+        """Name what has no name."""
+        super().__init_subclass__()
+        cls.name = vars(cls).get("name", cls.__name__)
+
     def plan(self, view: View, dying_K: Tensor, count: int) -> Plan:
         """Plan `count` newborn in the place of the dying (slots (K,), count = K), or, if none die, in new slots."""
-        raise NotImplementedError
+        raise NotImplementedError(f"the initialiser {self.name} has no plan(view, dying_K, count)")
 
 
 def fresh(view: View, count: int) -> tuple[Tensor, Tensor | None]:

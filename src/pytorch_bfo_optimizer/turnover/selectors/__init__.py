@@ -30,12 +30,19 @@ class Selector:
     """Of the running average over steps; 0.99 looks back on about a hundred."""
 
     name: ClassVar[str]
+    """The class's, where it does not say."""
     scored: ClassVar[str]
-    """What the score is, in words."""
+    """What the score is, in words; where it does not say, "score" and its name."""
     needs_activity: ClassVar[bool] = False
     """Whether `measure` reads activations."""
     watches: ClassVar[bool] = False
     """Whether `measure` measures anything."""
+
+    def __init_subclass__(cls) -> None:
+        """Name what has no name."""
+        super().__init_subclass__()
+        cls.name = vars(cls).get("name", cls.__name__)
+        cls.scored = vars(cls).get("scored", f"score by {cls.name}")
 
     def __post_init__(self) -> None:
         """Check every field.
@@ -56,7 +63,7 @@ class Selector:
 
     def scores(self, view: View) -> Tensor:
         """Return a score of each neuron (H,); what is not finite loses every comparison."""
-        raise NotImplementedError
+        raise NotImplementedError(f"the selector {self.name} has no scores(view)")
 
     def eligible(self, view: View) -> Tensor:
         """Return which neurons may die (H,), bool, on the CPU: those that are mature, known, and not fading."""

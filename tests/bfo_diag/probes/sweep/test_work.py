@@ -258,6 +258,9 @@ def test_the_factory_of_a_model_is_kept_with_the_study_and_another_source_does_n
     recipes = tmp_path / "sweeps" / "mine" / "recipes"
     assert (recipes / "nets.py").read_text() == "class Net: ...\n"
     assert (recipes / "mine.toml").read_text() == file.read_text()
+    (recipes / "nets.py").write_text("edited")
+    done(Request(tmp_path, str(file), at=0), report_only=True)
+    assert (recipes / "nets.py").read_text() == "class Net: ...\n", "the study says what it is"
     nets.write_text("class Net: pass\n")
     with pytest.raises(DiagError, match=r"of another spec: the source of nets.py is another"):
         done(Request(tmp_path, str(file)))
