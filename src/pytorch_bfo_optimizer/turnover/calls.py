@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.hooks import RemovableHandle
 
 from pytorch_bfo_optimizer.errors import TurnoverRefusedError
 from pytorch_bfo_optimizer.turnover.layers import Layer
-from pytorch_bfo_optimizer.turnover.module_hooks import ModuleHook
+from pytorch_bfo_optimizer.turnover.module_hooks import ModuleHook, given_to
 from pytorch_bfo_optimizer.turnover.tracing import is_compiled
 
 _ALONE = "Call it in the forward of that module alone, once each time, or leave it out of layers="
@@ -20,8 +22,9 @@ _ALONE = "Call it in the forward of that module alone, once each time, or leave 
 class CallCheck:
     """Hooks on the producer, its consumers and its norm, and on the module that was traced.
 
-    Each call of the traced module may call each of the others once, and nothing else may call them. What runs compiled
-    is not looked at: it is the same forward. (Under `torch.compile` hooks that come later are ignored.)
+    Each call of the traced module may call each of the others once, and nothing else may call them; and no other Linear
+    of that width may read the same activation (a branch that an argument switches on). What runs compiled is not looked
+    at: it is the same forward. (Under `torch.compile` hooks that come later are ignored.)
     """
 
     def __init__(self, layer: Layer) -> None:
@@ -37,8 +40,14 @@ class CallCheck:
             layer.scope.register_forward_hook(ModuleHook(self._leave), always_call=True),
             *(module.register_forward_pre_hook(ModuleHook(self._noted(name))) for name, module in members),
         ]
+        self._readings: list[tuple[weakref.ref[Tensor], str]] = []
+        known = {id(module) for _, module in members}
+        for name, module in layer.scope.named_modules():
+            if id(module) not in known and isinstance(module, nn.Linear) and module.in_features == layer.width:
+                self._hooks.append(self._on_read(module, f"the Linear {name!r}"))
+        self._hooks += [self._on_read(module, "") for module in {layer.tap, *(one for _, one in layer.consumers)}]
         if layer.norm is not None:
-            self._hooks.append(layer.norm.register_forward_pre_hook(ModuleHook(self._normalise)))
+            self._hooks.append(layer.norm.register_forward_pre_hook(ModuleHook(self._normalise), with_kwargs=True))
 
     def refuse(self) -> None:
         """Check how the layer was called so far.
@@ -69,6 +78,26 @@ class CallCheck:
     def _leave(self, module: nn.Module, args: tuple[Any, ...], result: Any) -> None:
         if not torch.compiler.is_compiling():
             self._is_inside = False
+            self._readings.clear()
+
+    def _on_read(self, module: nn.Module, stranger: str) -> RemovableHandle:
+        """Hook on to a module that reads the activation, or to a stranger that is not known to."""
+
+        def read(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            value = given_to(args, kwargs)
+            if torch.compiler.is_compiling() or not (self._is_inside and torch.is_grad_enabled()):
+                return
+            if not isinstance(value, Tensor):
+                return
+            for reference, other in self._readings:
+                if reference() is value and bool(other) != bool(stranger):
+                    self._why = self._why or (
+                        f"{other or stranger} reads its neurons, too, which the trace does not show: the forward goes "
+                        "another way than it did there, by an argument or an attribute. Leave the layer out of layers="
+                    )
+            self._readings.append((weakref.ref(value), stranger))
+
+        return module.register_forward_pre_hook(ModuleHook(read), with_kwargs=True)
 
     def _noted(self, name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
         def note(module: nn.Module, args: tuple[Any, ...]) -> None:
@@ -90,9 +119,10 @@ class CallCheck:
 
         return note
 
-    def _normalise(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        if not torch.compiler.is_compiling() and args and isinstance(args[0], Tensor) and args[0].dim() != 2:
+    def _normalise(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        value = given_to(args, kwargs)
+        if not torch.compiler.is_compiling() and isinstance(value, Tensor) and value.dim() != 2:
             self._why = (
-                f"its BatchNorm1d gets a tensor of {args[0].dim()} dimensions, and normalises the second, which are no "
+                f"its BatchNorm1d gets a tensor of {value.dim()} dimensions, and normalises the second, which are no "
                 "neurons. Leave it out of layers="
             )

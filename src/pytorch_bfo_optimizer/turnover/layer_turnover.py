@@ -139,8 +139,13 @@ class LayerTurnover:
         self._refuse_ignorance(view)
         eligible_H = self._select.eligible(view)
         spare = len(view.survivors(_NOBODY)) - 1  # somebody has to survive
-        slots = self._select.choose(view, eligible_H, min(count, int(eligible_H.sum()), spare))
         scores_H = self._select.scores(view)
+        if tuple(scores_H.shape) != (len(self.population),):
+            raise TurnoverError(
+                f"select={self._select.name!r}: its scores() returned {tuple(scores_H.shape)} for the "
+                f"{len(self.population)} neurons of {self.name!r}: one for each"
+            )
+        slots = self._select.choose(view, eligible_H, min(count, int(eligible_H.sum()), spare))
         return Decision(tuple(slots.tolist()), self._why(scores_H.cpu()[slots].tolist()), newborn, scores_H)
 
     def _why(self, scores: Sequence[float]) -> str:
@@ -199,7 +204,7 @@ class LayerTurnover:
         return [slot for slot, left in fading.items() if left == 1]
 
     def _planned(self, view: View, dying: Sequence[int], count: int) -> Plan:
-        view = replace(view, inputs=self.observer.inputs())
+        view = replace(view, inputs=_sound(view, self.observer.inputs()))
         if dying and view.inputs is not None and not len(view.inputs):
             self._refuse_unseen(f"replace={self._replace.name!r}", "forward pass in training mode")
         plan: object = self._replace.plan(view, torch.tensor(list(dying), dtype=torch.int64), count)
@@ -280,3 +285,11 @@ class LayerTurnover:
     def name(self) -> str:
         """The producer's."""
         return self.layer.name
+
+
+def _sound(view: View, inputs_NI: Tensor | None) -> Tensor | None:
+    """Return the inputs at which activations can be squared in float32: one batch that overflowed would undo a fit."""
+    if inputs_NI is None:
+        return None
+    squares_N: Tensor = view.activations(inputs_NI).float().square().sum(dim=1)
+    return inputs_NI[squares_N.isfinite()]

@@ -28,6 +28,11 @@ class ModuleHook:
         return _made_nothing, ()
 
 
+def given_to(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Return what a Linear, a dropout or a norm was called with, by position or as `input=`; None for nothing."""
+    return args[0] if args else kwargs.get("input")
+
+
 def _nothing(*args: Any) -> None:
     """Do nothing."""
 

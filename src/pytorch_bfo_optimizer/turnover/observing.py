@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from pytorch_bfo_optimizer.turnover.layers import Layer
-from pytorch_bfo_optimizer.turnover.module_hooks import ModuleHook
+from pytorch_bfo_optimizer.turnover.module_hooks import ModuleHook, given_to
 
 _FORWARDS_KEPT = 8
 """The recorded inputs are from at least so many forward passes."""
@@ -51,23 +51,25 @@ class Observer:
         self._written = torch.zeros((), dtype=torch.int64, device=weight.device)
         self._hooks: list[RemovableHandle] = []
         if activity:
-            self._hooks.append(layer.tap.register_forward_pre_hook(ModuleHook(self._see_activity)))
+            self._hooks.append(layer.tap.register_forward_pre_hook(ModuleHook(self._see_activity), with_kwargs=True))
         if kept_rows:
-            self._hooks.append(layer.producer.register_forward_pre_hook(ModuleHook(self._see_input)))
+            self._hooks.append(layer.producer.register_forward_pre_hook(ModuleHook(self._see_input), with_kwargs=True))
 
-    def _see_activity(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+    def _see_activity(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if not module.training or not torch.is_grad_enabled():
             return
-        h_NH = args[0].detach().reshape(-1, args[0].shape[-1])
+        h_NH = given_to(args, kwargs).detach()
+        h_NH = h_NH.reshape(-1, h_NH.shape[-1])
         if self._total_H.device != h_NH.device:
             self._move(h_NH.device)
         self._total_H.add_(h_NH.abs().sum(dim=0, dtype=self._total_H.dtype))
         self._rows.add_(h_NH.shape[0])
 
-    def _see_input(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+    def _see_input(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if not module.training or not torch.is_grad_enabled():
             return
-        x_NI = args[0].detach().reshape(-1, args[0].shape[-1])
+        x_NI = given_to(args, kwargs).detach()
+        x_NI = x_NI.reshape(-1, x_NI.shape[-1])
         if self._inputs_NI.device != x_NI.device:
             self._move(x_NI.device)
         # Rows from all over the batch: neighbours in a sequence are alike.

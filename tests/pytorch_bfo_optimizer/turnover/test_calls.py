@@ -119,6 +119,6 @@ def test_compiled_calls_are_not_counted_and_break_no_graph() -> None:
 def test_closing_takes_every_hook_off() -> None:
     model = Model(nn.BatchNorm1d(6))
     _, surgeon = prepared(model)
-    assert sum(len(module._forward_pre_hooks) for module in model.modules()) == 4
+    assert any(module._forward_pre_hooks for module in model.modules())
     surgeon.close()
     assert not any(module._forward_pre_hooks or module._forward_hooks for module in model.modules())

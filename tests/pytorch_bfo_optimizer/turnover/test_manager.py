@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from pytorch_bfo_optimizer import TurnoverError, TurnoverRefusedError
-from pytorch_bfo_optimizer.turnover import Continuous, Every, Never, Once, TurnoverEvent, TurnoverManager
+from pytorch_bfo_optimizer.turnover import Continuous, Every, Never, Once, Selector, TurnoverEvent, TurnoverManager
 from pytorch_bfo_optimizer.turnover.initialisers.fade import Fade
 from pytorch_bfo_optimizer.turnover.selectors.utility import Utility
 from pytorch_bfo_optimizer.turnover.selectors.weight import Weight
+from pytorch_bfo_optimizer.turnover.view import View
 
 Make = Callable[..., Any]
 
@@ -571,8 +572,8 @@ def test_nothing_is_decided_in_ignorance(digits: Make) -> None:
 
 def test_gradients_that_never_come_are_an_error(digits: Make) -> None:
     training = digits()
-    training.model[4].weight.requires_grad_(False)
     TurnoverManager(training.model, training.optimizer, layers="0", schedule=Every(2))
+    training.model[4].weight.requires_grad_(False)
     training.step()
     with pytest.raises(TurnoverError, match="select='gradient_activation' has seen no gradient of '0'"):
         training.step()
@@ -616,3 +617,65 @@ def test_two_layers_of_one_chain_are_decided_before_either_changes(digits: Make)
     assert deaths["4"] == tuple(scores[-1].argsort()[:4].tolist())
     note()
     assert deaths["4"] != tuple(scores[-1].argsort()[:4].tolist())
+
+
+class Branching(nn.Module):
+    """Calls its layers by keyword, and reads the hidden layer once more where it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden, self.out, self.extra = nn.Linear(4, 12), nn.Linear(12, 3), nn.Linear(12, 3)
+
+    def forward(self, x: torch.Tensor, also: bool = False) -> torch.Tensor:
+        h = torch.relu(self.hidden(input=x))
+        y: torch.Tensor = self.out(input=h)
+        return y + self.extra(h) if also else y
+
+
+def branching() -> tuple[Branching, torch.optim.Optimizer, TurnoverManager]:
+    torch.manual_seed(0)
+    model = Branching()
+    optimizer = torch.optim.Adam(model.parameters())
+    return (
+        model,
+        optimizer,
+        TurnoverManager.preset("functional", model, optimizer, layers="hidden", every=2, **keywords),
+    )
+
+
+def go(model: Branching, optimizer: torch.optim.Optimizer, **keywords: Any) -> None:
+    for _ in range(2):
+        optimizer.zero_grad()
+        model(torch.randn(8, 4), **keywords).square().sum().backward()
+        optimizer.step()
+
+
+def test_a_way_of_the_forward_that_the_trace_does_not_show_is_refused_when_it_is_gone() -> None:
+    model, optimizer, _ = branching()
+    go(model, optimizer)
+    before = model.hidden.weight.clone()
+    with pytest.raises(TurnoverRefusedError, match="the Linear 'extra' reads its neurons, too"):
+        go(model, optimizer, also=True)
+    assert (model.hidden.weight - before).abs().max() < 0.01  # steps of Adam, and no neuron replaced
+
+
+def test_one_batch_that_overflows_does_not_reach_the_fold() -> None:
+    model, optimizer, manager = branching()
+    model(torch.full((8, 4), 3e38))
+    go(model, optimizer)
+    assert [event.kind for event in manager.events] == ["death", "birth"]
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+
+
+class TooFew(Selector):
+    def scores(self, view: View) -> torch.Tensor:
+        return torch.zeros(3)
+
+
+def test_scores_of_another_number_than_there_are_neurons_are_refused() -> None:
+    torch.manual_seed(0)
+    model = Branching()
+    optimizer = torch.optim.Adam(model.parameters())
+    TurnoverManager(model, optimizer, layers="hidden", select=TooFew(), schedule=Every(2))
+    with pytest.raises(TurnoverError, match=r"select='TooFew': its scores\(\) returned \(3,\) for the 12 neurons"):
+        go(model, optimizer)
