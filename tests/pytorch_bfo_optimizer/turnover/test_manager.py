@@ -636,11 +636,7 @@ def branching() -> tuple[Branching, torch.optim.Optimizer, TurnoverManager]:
     torch.manual_seed(0)
     model = Branching()
     optimizer = torch.optim.Adam(model.parameters())
-    return (
-        model,
-        optimizer,
-        TurnoverManager.preset("functional", model, optimizer, layers="hidden", every=2, **keywords),
-    )
+    return model, optimizer, TurnoverManager.preset("functional", model, optimizer, layers="hidden", every=2)
 
 
 def go(model: Branching, optimizer: torch.optim.Optimizer, **keywords: Any) -> None:

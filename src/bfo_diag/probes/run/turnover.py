@@ -65,7 +65,7 @@ def tables(run: Run) -> Iterator[Table]:
 def _row(line: Line) -> tuple[str | Cell, ...]:
     number, values = line
     widths = values["widths"].values()
-    jump = "not measured: turnover.measure"
+    jump = "not measured: turnover.measure is off" if values["events"] else "not measured: no turnover"
     if values["jump_mean"] is not None:
         jump = f"{values['jump_mean']:.2g} / {values['jump_max']:.2g} nats"
     return (

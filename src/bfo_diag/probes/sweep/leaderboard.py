@@ -30,6 +30,12 @@ class Entry:
         """Whether a difference outlasts the correction for how many are compared."""
         return self.chance is not None and self.chance <= 1 - st.CONFIDENCE
 
+    @property
+    def said(self) -> str:
+        """The verdict; one that does not outlast the correction says that it stands by itself."""
+        alone = self.verdict in ("better", "worse") and not self.stands
+        return f"{self.verdict}, by itself" if alone else self.verdict
+
 
 @dataclass(frozen=True)
 class Leaderboard:

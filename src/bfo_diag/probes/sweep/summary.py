@@ -169,7 +169,10 @@ def _but(entry: Entry) -> str:
     """Return what speaks against an arm whose mean is the best."""
     if entry.verdict == "tie":
         return "but its difference to the control is a tie"
-    return "the control itself" if entry.arm.control else f"but its difference is {entry.verdict}"
+    if entry.arm.control:
+        return "the control itself"
+    alone = ", and does not outlast the correction for how many are compared" if entry.said != entry.verdict else ""
+    return f"but its difference is {entry.said}{alone}"
 
 
 def _against(found: Sweep, entry: Entry) -> str:
@@ -185,7 +188,8 @@ def _against(found: Sweep, entry: Entry) -> str:
 
 def _counted(board: Leaderboard) -> str:
     """Return how many arms came to which verdict, the control apart."""
-    verdicts = [entry.verdict for entry in board.entries if not entry.arm.control]
-    order = ("better", "worse", "tie", "not measured", *get_args(Standing))
+    verdicts = [entry.said.replace(",", "") for entry in board.entries if not entry.arm.control]
+    known = ("better", "worse", "better by itself", "worse by itself", "tie", "not measured")
+    order = (*known, *get_args(Standing))
     said = [f"{count} {word}" for word in order if (count := verdicts.count(word))]
     return f"{len(verdicts)} {'arm' if len(verdicts) == 1 else 'arms'} beside the control: {', '.join(said) or 'none'}."

@@ -74,7 +74,7 @@ def _row(entry: Entry) -> tuple[str | Cell, ...]:
         Cell(arm.label + (" (control)" if arm.control else ""), "", () if arm.line is None else (arm.line,)),
         _score(entry),
         _difference(entry),
-        Cell(_verdict(entry), _TONES.get(entry.verdict, "")),
+        Cell(entry.said, _TONES.get(entry.verdict, "")),
         _mean(arm.over_seeds("loss_variance"), ".2g") or "-",
     )
 
@@ -122,12 +122,6 @@ def _difference(entry: Entry) -> Cell | str:
 def interval(found: st.Interval) -> str:
     """Return `+0.0123 [-0.004, +0.0286]`."""
     return f"{found.value:+.3g} [{found.low:+.3g}, {found.high:+.3g}]"
-
-
-def _verdict(entry: Entry) -> str:
-    """Return the verdict; one that does not outlast the correction says that it stands by itself."""
-    alone = entry.verdict in ("better", "worse") and not entry.stands
-    return f"{entry.verdict}, by itself" if alone else entry.verdict
 
 
 def _mean(found: st.Spread | None, form: str) -> str:

@@ -61,7 +61,7 @@ def test_a_fold_is_told_by_its_deaths_births_widths_and_jumps():
 
 def test_what_was_not_measured_says_so():
     table = list(PROBE.tables(run_of(summary())))[1]
-    assert texts(table.rows[0])[-1] == "not measured: turnover.measure"
+    assert texts(table.rows[0])[-1] == "not measured: turnover.measure is off"
 
 
 def test_each_event_stands_on_the_page_once_however_often_it_was_told():

@@ -176,7 +176,7 @@ ONE = "1 arm beside the control: "
             (CONTROL, (1.90, 2.42, 2.075), *(TIE,) * 20),
             "No arm is sure to beat the control: preset=p1 does by itself, and not as one of 21 that were "
             "compared (Holm). Best mean: preset=p1, val_loss 2.132 against 2.233, -0.102 [-0.158, -0.0457] over 3 "
-            "seeds. 21 arms beside the control: 1 better, 20 tie.",
+            "seeds. 21 arms beside the control: 1 better by itself, 20 tie.",
         ),
         (((None,) * 3, TIE), f"Nothing can be compared: the control failed. {ONE}1 not measured."),
         ((CONTROL, (None,) * 3), f"No arm can be compared: none but the control is complete. {ONE}1 failed."),
