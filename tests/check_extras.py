@@ -21,7 +21,7 @@ import tomllib
 
 ROOT = Path(__file__).parents[1]
 TESTS = ROOT / "tests" / "pytorch_bfo_optimizer"
-ELSEWHERE = {"plot": TESTS / "monitors"}
+ELSEWHERE = {"plot": TESTS / "monitors", "sweep": ROOT / "tests" / "bfo_diag" / "probes" / "sweep" / "test_designs.py"}
 """Tests of what is no adapter."""
 UNWANTED = {"fastai": ["torchvision"]}
 """What a framework requires and does without, and what does not import beside torch's build for CPUs."""

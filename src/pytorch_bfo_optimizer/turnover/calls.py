@@ -13,7 +13,7 @@ from torch.utils.hooks import RemovableHandle
 
 from pytorch_bfo_optimizer.errors import TurnoverRefusedError
 from pytorch_bfo_optimizer.turnover.layers import Layer
-from pytorch_bfo_optimizer.turnover.module_hooks import ModuleHook, given_to
+from pytorch_bfo_optimizer.turnover.module_hooks import ModuleHook, given_to, is_recomputed
 from pytorch_bfo_optimizer.turnover.tracing import is_compiled
 
 _ALONE = "Call it in the forward of that module alone, once each time, or leave it out of layers="
@@ -103,8 +103,8 @@ class CallCheck:
         def note(module: nn.Module, args: tuple[Any, ...]) -> None:
             if torch.compiler.is_compiling():
                 self._ran_compiled = True
-            elif not torch.is_grad_enabled():
-                return  # a look at a part of the model, from which nothing is learned
+            elif not torch.is_grad_enabled() or is_recomputed():
+                return  # a look at a part of the model, from which nothing is learned; or a checkpoint's second look
             elif not self._is_inside:
                 self._why = self._why or (
                     f"{name!r} was called outside of the forward of {self._scope_name}, which was traced. {_ALONE}"

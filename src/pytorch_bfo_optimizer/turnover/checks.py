@@ -40,6 +40,23 @@ def refuse_unfit(
         )
 
 
+def refuse_strange(model: object, optimizer: object, layers: object) -> None:
+    """Check the kinds of what was given.
+
+    Raises:
+        HyperparameterError: naming what it has to be.
+    """
+    if not isinstance(model, nn.Module):
+        raise HyperparameterError(f"model is {type(model).__name__}: give the nn.Module first, then its optimizer")
+    if not isinstance(optimizer, Optimizer):
+        raise HyperparameterError(f"optimizer is {type(optimizer).__name__}: give the torch.optim.Optimizer")
+    names = [layers] if isinstance(layers, str) else layers
+    if names is not None and not (isinstance(names, Sequence) and all(isinstance(name, str) for name in names)):
+        raise HyperparameterError(
+            f"layers is {type(layers).__name__}: give names or patterns of modules, such as 'blocks.*.mlp.0'"
+        )
+
+
 def refuse_cap(grow_to: float | int | None, widths: Mapping[str, int]) -> None:
     """Check the width to grow to against the first widths.
 

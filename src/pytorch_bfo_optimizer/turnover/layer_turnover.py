@@ -136,6 +136,8 @@ class LayerTurnover:
         if self._select is None:
             return Decision(newborn=newborn)
         view = self.view(step)
+        if self._has_only_unsound_inputs(view):
+            return Decision()
         self._refuse_ignorance(view)
         eligible_H = self._select.eligible(view)
         spare = len(view.survivors(_NOBODY)) - 1  # somebody has to survive
@@ -147,6 +149,15 @@ class LayerTurnover:
             )
         slots = self._select.choose(view, eligible_H, min(count, int(eligible_H.sum()), spare))
         return Decision(tuple(slots.tolist()), self._why(scores_H.cpu()[slots].tolist()), newborn, scores_H)
+
+    @property
+    def has_diverged(self) -> bool:
+        """Whether a weight is not finite: whoever is born then is lost from the beginning."""
+        return not all(bool(module.weight.isfinite().all()) for _, module in self._modules)
+
+    def _has_only_unsound_inputs(self, view: View) -> bool:
+        inputs_NI = _sound(view, self.observer.inputs())
+        return inputs_NI is not None and not len(inputs_NI) and self.observer.has_seen_inputs
 
     def _why(self, scores: Sequence[float]) -> str:
         if not scores or self._select is None:

@@ -107,6 +107,7 @@ class TurnoverManager:
         self.replace = as_initialiser(replace)
         self.fraction, self.grow_to, self.grow = fraction, grow_to, grow
         checks.refuse_unfit(self.select, self.schedule, fraction, grow_to, grow)
+        checks.refuse_strange(model, optimizer, layers)
         self.model, self.optimizer = model, optimizer
         self.steps = 0
         """Optimizer steps so far."""
@@ -189,6 +190,11 @@ class TurnoverManager:
             self.optimizer.register_step_pre_hook(self._before),
             self.optimizer.register_step_post_hook(self._after),
         ]
+
+    def __repr__(self) -> str:
+        """Say what it does to which layers."""
+        chosen = f"select={None if self.select is None else self.select.name!r}, replace={self.replace.name!r}"
+        return f"TurnoverManager({chosen}, schedule={self.schedule}, widths={self.widths}, steps={self.steps})"
 
     @property
     def widths(self) -> dict[str, int]:
@@ -276,8 +282,13 @@ class TurnoverManager:
 
     def _decided(self) -> list[Decision]:
         """Return what is to happen in each layer, by the weights as they are before any of it does."""
+        nothing = [Decision()] * len(self._layers)
         if not self.schedule.is_due(self.steps):
-            return [Decision()] * len(self._layers)
+            return nothing
+        diverged = next((layer.name for layer in self._layers if layer.has_diverged), None)
+        if diverged is not None:
+            _LOG.warning("step %d: weights of %r are not finite; no neuron dies or is born", self.steps, diverged)
+            return nothing
         decisions = []
         for layer in self._layers:
             count = layer.owed(self.steps, share=self.schedule.share, fraction=self.fraction)

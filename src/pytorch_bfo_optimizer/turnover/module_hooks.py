@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 
 class ModuleHook:
     """Calls a function; a deep copy or a pickle of the module that it sits on has a hook that does nothing.
@@ -31,6 +33,15 @@ class ModuleHook:
 def given_to(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Return what a Linear, a dropout or a norm was called with, by position or as `input=`; None for nothing."""
     return args[0] if args else kwargs.get("input")
+
+
+def is_recomputed() -> bool:
+    """Whether a forward runs within a backward pass: an activation checkpoint calls it a second time."""
+    if torch.compiler.is_compiling():
+        return False
+    # (Private; torch.utils.module_tracker asks the same.)
+    current = getattr(torch._C, "_current_graph_task_id", None)
+    return current is not None and current() != -1
 
 
 def _nothing(*args: Any) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from pytorch_bfo_optimizer.turnover.layers import Layer
-from pytorch_bfo_optimizer.turnover.module_hooks import ModuleHook, given_to
+from pytorch_bfo_optimizer.turnover.module_hooks import ModuleHook, given_to, is_recomputed
 
 _FORWARDS_KEPT = 8
 """The recorded inputs are from at least so many forward passes."""
@@ -56,7 +56,7 @@ class Observer:
             self._hooks.append(layer.producer.register_forward_pre_hook(ModuleHook(self._see_input), with_kwargs=True))
 
     def _see_activity(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if not module.training or not torch.is_grad_enabled():
+        if not module.training or not torch.is_grad_enabled() or is_recomputed():
             return
         h_NH = given_to(args, kwargs).detach()
         h_NH = h_NH.reshape(-1, h_NH.shape[-1])
@@ -66,7 +66,7 @@ class Observer:
         self._rows.add_(h_NH.shape[0])
 
     def _see_input(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if not module.training or not torch.is_grad_enabled():
+        if not module.training or not torch.is_grad_enabled() or is_recomputed():
             return
         x_NI = given_to(args, kwargs).detach()
         x_NI = x_NI.reshape(-1, x_NI.shape[-1])
@@ -100,6 +100,11 @@ class Observer:
         kept_NI = self._inputs_NI[: min(int(self._written), self._kept_rows)]
         finite_NI: Tensor = kept_NI[kept_NI.isfinite().all(dim=1)]
         return finite_NI
+
+    @property
+    def has_seen_inputs(self) -> bool:
+        """Whether any were recorded, finite or not."""
+        return bool(self._written)
 
     def fit(self, layer: Layer) -> None:
         """Follow a change of widths: activity has room for the newborn, and inputs of another width are forgotten."""

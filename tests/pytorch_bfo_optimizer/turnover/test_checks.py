@@ -103,3 +103,16 @@ def test_a_selector_of_ones_own_needs_its_scores_alone_and_an_initialiser_a_plan
     own = TurnoverManager(model, optimizer, replace=_Nothing(), **settings)
     with pytest.raises(TurnoverError, match=r"replace='_Nothing': its plan\(\) returned NoneType"):
         optimizer.step()
+
+
+def test_arguments_of_another_kind_are_named() -> None:
+    model = _net()
+    optimizer = torch.optim.Adam(model.parameters())
+    for given, said in (
+        ((optimizer, model, None), "model is Adam: give the nn.Module first"),
+        ((model, model.parameters(), None), "optimizer is generator"),
+        ((model, optimizer, model[0]), "layers is Linear: give names"),
+        ((model, optimizer, [0]), "layers is list: give names"),
+    ):
+        with pytest.raises(HyperparameterError, match=said):
+            TurnoverManager(*given[:2], layers=given[2])

@@ -675,3 +675,24 @@ def test_scores_of_another_number_than_there_are_neurons_are_refused() -> None:
     TurnoverManager(model, optimizer, layers="hidden", select=TooFew(), schedule=Every(2))
     with pytest.raises(TurnoverError, match=r"select='TooFew': its scores\(\) returned \(3,\) for the 12 neurons"):
         go(model, optimizer)
+
+
+@pytest.mark.parametrize("preset", ["functional", "crossover", "growth"])
+def test_where_weights_are_no_longer_finite_nothing_happens_and_the_log_says_so(
+    preset: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    torch.manual_seed(0)
+    model = Branching()
+    optimizer = torch.optim.SGD(model.parameters(), lr=float("inf"))
+    manager = TurnoverManager.preset(preset, model, optimizer, layers="hidden", every=2)
+    go(model, optimizer)
+    assert not manager.events
+    assert "step 2: weights of 'hidden' are not finite" in caplog.text
+
+
+def test_what_it_does_can_be_read() -> None:
+    _, _, manager = branching()
+    said = (
+        "TurnoverManager(select='gradient_activation', replace='fold', schedule=Every(steps=2), widths={'hidden': 12}"
+    )
+    assert repr(manager).startswith(said)

@@ -5,10 +5,12 @@ import io
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
-from pytorch_bfo_optimizer.turnover import TurnoverManager
+from pytorch_bfo_optimizer.turnover import Every, TurnoverManager
 
-X, Y = torch.randn(16, 4), torch.randint(0, 3, (16,))
+_SOURCE = torch.Generator().manual_seed(0)
+X, Y = torch.randn(16, 4, generator=_SOURCE), torch.randint(0, 3, (16,), generator=_SOURCE)
 
 
 def step(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
@@ -45,3 +47,33 @@ def test_a_model_that_has_a_manager_can_be_saved_whole() -> None:
     loaded = torch.load(file, weights_only=False)
     model.eval(), loaded.eval()
     assert torch.equal(loaded(X), model(X))
+
+
+class Checkpointed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = nn.Sequential(nn.Linear(4, 12), nn.Tanh(), nn.Linear(12, 4))
+        self.head = nn.Linear(4, 3)
+        self.again = False
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = checkpoint(self.block, x, use_reentrant=False) if self.again else self.block(x)
+        out: torch.Tensor = self.head(x + h)
+        return out
+
+
+def test_what_a_checkpoint_computes_again_is_seen_once() -> None:
+    ends = []
+    for again in (False, True):
+        torch.manual_seed(0)
+        model = Checkpointed()
+        model.again = again
+        optimizer = torch.optim.Adam(model.parameters())
+        with TurnoverManager(model, optimizer, layers="block.0", select="utility", schedule=Every(2)) as manager:
+            for _ in range(5):
+                step(model, optimizer)
+        assert len(manager.events) == 4
+        assert int(manager._layers[0].observer._written) == 5 * len(X)
+        ends.append((manager.events, model.state_dict()))
+    assert ends[0][0] == ends[1][0]
+    assert all(torch.equal(one, other) for one, other in zip(ends[0][1].values(), ends[1][1].values(), strict=True))

@@ -182,6 +182,13 @@ def verdict(run: Run, findings: tuple[Finding, ...]) -> str:
     loss, accuracy = (over_folds(found, figure) for figure in _FIGURES)
     if loss is None or accuracy is None:
         ended = sum(fold.end is not None for fold in found)
+        last = found[-1]
+        if not ended and last.best is not None:
+            best = last.best[1]
+            return (
+                f"Not at its end: {len(last.epochs)} epochs of fold {last.number} of {planned}; validation loss so far "
+                f"{best['val_loss']:.4g}, accuracy {best['val_accuracy']:.2%}, at epoch {best['epoch']}."
+            )
         return f"No fold was trained: {ended} of {planned} came to an end, and none with a finite loss."
     counted = f" over {len(whole)} of {planned} folds" if planned > 1 or len(whole) < planned else ""
     about = _compile(run) + turnover.verdict(run) + shift.verdict(run)

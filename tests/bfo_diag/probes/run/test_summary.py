@@ -204,3 +204,9 @@ def test_that_auto_chose_eager_is_no_failure_and_says_why():
     row = list(PROBE.tables(run))[1].rows[0]
     assert (row[1].text, row[1].tone, row[-1]) == ("eager, as decided", "", "too short")
     assert not list(PROBE.details(run))
+
+
+def test_a_training_that_was_stopped_tells_how_far_it_came():
+    run = run_of(epoch(1, 1, 0.9, 0.6), epoch(1, 2, 0.7, 0.8), epoch(1, 3, 0.8, 0.9), outcome=Outcome.INTERRUPTED)
+    said = "Not at its end: 3 epochs of fold 1 of 1; validation loss so far 0.7, accuracy 80.00%, at epoch 2."
+    assert verdict(run) == said
