@@ -231,7 +231,7 @@ def test_ctrl_c_leaves_a_log_a_verdict_and_a_checkpoint(tmp_path, module_command
     assert process.returncode == 130
     document = json.loads(out)
     assert document["outcome"] == "interrupted"
-    assert document["verdict"].startswith("No fold was trained: 0 of 2 came to an end")
+    assert document["verdict"].startswith("Not at its end: fold 1 of 2 after epoch ")
     assert sorted(path.name for path in (runs[0] / "raw").glob("*.pt")) == ["checkpoint.pt"]
 
 

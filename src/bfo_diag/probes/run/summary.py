@@ -186,8 +186,8 @@ def verdict(run: Run, findings: tuple[Finding, ...]) -> str:
         if not ended and last.best is not None:
             best = last.best[1]
             return (
-                f"Not at its end: {len(last.epochs)} epochs of fold {last.number} of {planned}; validation loss so far "
-                f"{best['val_loss']:.4g}, accuracy {best['val_accuracy']:.2%}, at epoch {best['epoch']}."
+                f"Not at its end: fold {last.number} of {planned} after epoch {len(last.epochs)}; validation loss so "
+                f"far {best['val_loss']:.4g}, accuracy {best['val_accuracy']:.2%}, at epoch {best['epoch']}."
             )
         return f"No fold was trained: {ended} of {planned} came to an end, and none with a finite loss."
     counted = f" over {len(whole)} of {planned} folds" if planned > 1 or len(whole) < planned else ""

@@ -88,7 +88,7 @@ def test_a_fold_that_did_not_come_to_its_end_counts_for_nothing():
     (table,) = PROBE.tables(run)
     assert [getattr(cell, "text", cell) for cell in table.rows[1]][3:6] == ["not at its end", "1", "0.1"]
     early = run_of(epoch(1, 1, 1.0), outcome=Outcome.CRASHED)
-    assert verdict(early).startswith("No fold was trained: 0 of 1 came to an end")
+    assert verdict(early).startswith("Not at its end: fold 1 of 1 after epoch 1; validation loss so far 1,")
     assert PROBE.measured(early)
     assert not PROBE.measured(run_of())
     assert verdict(run_of()).startswith("Nothing was measured")
@@ -208,5 +208,5 @@ def test_that_auto_chose_eager_is_no_failure_and_says_why():
 
 def test_a_training_that_was_stopped_tells_how_far_it_came():
     run = run_of(epoch(1, 1, 0.9, 0.6), epoch(1, 2, 0.7, 0.8), epoch(1, 3, 0.8, 0.9), outcome=Outcome.INTERRUPTED)
-    said = "Not at its end: 3 epochs of fold 1 of 1; validation loss so far 0.7, accuracy 80.00%, at epoch 2."
+    said = "Not at its end: fold 1 of 1 after epoch 3; validation loss so far 0.7, accuracy 80.00%, at epoch 2."
     assert verdict(run) == said
