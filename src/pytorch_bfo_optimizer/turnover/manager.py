@@ -34,6 +34,8 @@ from pytorch_bfo_optimizer.turnover.surgery import Surgeon
 
 _LOG = logging.getLogger("pytorch_bfo_optimizer")
 _FORMAT = 1
+_STATE = frozenset({"layers", "settings", "young", "steps", "audit_due", "generator", "first_widths", "events"})
+_LAYER_STATE = frozenset({"population", "average", "observer"})
 EventHook = Callable[[TurnoverEvent], object]
 """Whatever takes an event: `print`, `list.append`, a logger."""
 
@@ -381,6 +383,9 @@ class TurnoverManager:
             TurnoverRefusedError: a layer that can't be resized.
         """
         self._refuse_other(state)
+        for name, part in state["layers"].items():
+            if not part.keys() >= _LAYER_STATE:
+                raise TurnoverError(f"the state of {name!r} is damaged: take another checkpoint")
         for layer in self._layers:
             layer.resize(len(state["layers"][layer.name]["population"]["serials"]))
         for layer in self._layers:
@@ -398,6 +403,9 @@ class TurnoverManager:
             raise TurnoverError(
                 "this is no state of a TurnoverManager of this version: pass what state_dict() returned"
             )
+        missing = sorted(_STATE - state.keys())
+        if missing or not isinstance(state["steps"], int):
+            raise TurnoverError(f"the state is damaged, at {(missing or ['steps'])[0]!r}: take another checkpoint")
         for name, mine, theirs in (
             ("layers", sorted(layer.name for layer in self._layers), sorted(state["layers"])),
             ("settings", self._described(), state["settings"]),

@@ -42,6 +42,8 @@ def graphs(module: nn.Module) -> list[fx.Graph]:
     Raises:
         UntraceableError: it can't be traced in any of these ways.
     """
+    if _has_other_forward(module):
+        raise UntraceableError("its forward was replaced by another, which FX does not see: put it into the class")
     method = _FEED_FORWARD.get(type(module), "forward")
     found: list[fx.Graph] = []
     failures: list[str] = []
@@ -71,9 +73,20 @@ def uncompiled(module: nn.Module) -> nn.Module:
 def is_compiled(module: nn.Module) -> bool:
     """Whether a module or a part of it runs under `torch.compile`, as far as the modules know."""
     return any(
-        part._compiled_call_impl is not None or uncompiled(part) is not part or "forward" in vars(part)
+        part._compiled_call_impl is not None
+        or uncompiled(part) is not part
+        or hasattr(vars(part).get("forward"), "_torchdynamo_orig_callable")
         for part in module.modules()
     )
+
+
+def _has_other_forward(module: nn.Module) -> bool:
+    """Whether somebody put a forward on a module that is not its class's, compiled or wrapped."""
+    own: Any = vars(module).get("forward")
+    if own is None or uncompiled(module) is not module:
+        return False
+    own = inspect.unwrap(getattr(own, "_torchdynamo_orig_callable", own))
+    return getattr(own, "__func__", own) is not type(module).forward
 
 
 class _Tracer(fx.Tracer):

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from pytorch_bfo_optimizer import TurnoverError
 from pytorch_bfo_optimizer.turnover import Every, TurnoverManager
@@ -113,3 +114,25 @@ def test_the_state_of_something_else_is_refused_and_nothing_changes(digits: Make
         assert other.steps == 0
     with pytest.raises(TurnoverError, match="no state of a TurnoverManager"):
         manager.load_state_dict({"steps": 3})
+
+
+@pytest.mark.parametrize("missing", ["young", "generator", "events", "0"])
+def test_a_damaged_state_is_refused_before_anything_is_resized(missing: str) -> None:
+    def growing() -> tuple[nn.Sequential, torch.optim.Optimizer, TurnoverManager]:
+        model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
+        optimizer = torch.optim.Adam(model.parameters())
+        return model, optimizer, TurnoverManager.preset("growth", model, optimizer, every=1)
+
+    model, optimizer, manager = growing()
+    model(torch.ones(2, 4)).sum().backward()
+    optimizer.step()
+    assert model[0].out_features > 6
+    state = manager.state_dict()
+    if missing in state:
+        del state[missing]
+    else:
+        del state["layers"][missing]["observer"]
+    other, _, loading = growing()
+    with pytest.raises(TurnoverError, match=f"'{missing}'.*take another checkpoint"):
+        loading.load_state_dict(state)
+    assert other[0].out_features == 6

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import pytest
@@ -153,3 +154,19 @@ def test_a_module_held_under_two_names_is_not_tied() -> None:
             return self.net(x)
 
     assert [layer.name for layer in find_layers(Twice())] == ["net.0"]
+
+
+def test_a_forward_that_was_put_on_the_module_is_refused_and_one_that_is_only_wrapped_is_not() -> None:
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
+    own = model.forward
+
+    @functools.wraps(own)
+    def wrapped(x: torch.Tensor) -> torch.Tensor:
+        return own(x)
+
+    for forward in (wrapped, torch.compile(own, backend="eager")):
+        model.forward = forward
+        assert [layer.name for layer in find_layers(model)] == ["0"]
+    model.forward = lambda x: own(x) + model[2](model[0](x))
+    with pytest.raises(TurnoverRefusedError, match="its forward was replaced by another"):
+        find_layers(model)

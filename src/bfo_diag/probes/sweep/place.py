@@ -46,7 +46,13 @@ class Place:
         """
         known = self.url is not None or storage.exists(self.folder)
         found = find(storage.opened(self.url, self.folder), self.name) if known else None
-        if found is None or not found.filled:
+        begun = found is not None or (known and self.url is None)
+        if begun and (found is None or not found.filled):
+            raise DiagError(
+                f"the study {self.name} was begun, and has no arms so far",
+                mend="bfo-diag sweep run SPEC does that",
+            )
+        if found is None:
             raise DiagError(
                 f"there is no study {self.name} in {storage.shown(self.url) if self.url else self.folder.parent}",
                 mend=_near(self) or "bfo-diag sweep run SPEC begins one",

@@ -117,7 +117,7 @@ def _journal(folder: Path) -> BaseStorage:
     backend = JournalFileBackend(str(path), lock_obj=Lock(str(path), grace_period=_LOCK_S))
     try:
         return JournalStorage(backend)
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DiagError(
             f"{path} is no journal of Optuna, or a damaged one: {error}", mend="take another --study NAME"
         ) from error
@@ -143,6 +143,7 @@ def _database(url: str) -> BaseStorage:
             f"--storage {shown(url)} is no URL",
             mend="write sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE; without it, it is a journal file",
         )
+    _refuse_unquoted(url)
     for attempt in range(_ATTEMPTS):
         try:
             return RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
@@ -153,9 +154,26 @@ def _database(url: str) -> BaseStorage:
             ) from None
         except ArgumentError as error:
             raise DiagError(f"--storage {shown(url)}: {error}", mend="sqlite:/// and postgresql:// are known") from None
+        except ValueError:
+            mend = "write USER:PASSWORD@HOST:PORT/DATABASE, the port in digits"
+            raise DiagError(f"--storage {shown(url)} can't be read as a URL", mend=mend) from None
         except SQLAlchemyError:
             # (Of two that make the tables of one database at the same moment, one is told that they are there.)
             if attempt + 1 == _ATTEMPTS:
                 raise
             time.sleep(0.1 * 2**attempt)
     raise AssertionError("unreachable")
+
+
+def _refuse_unquoted(url: str) -> None:
+    """Check that a password can't be taken for a host, which a driver would print.
+
+    Raises:
+        DiagError: it holds @ or : as they are.
+    """
+    authority = re.split(r"[/?#]", url.partition("://")[2], maxsplit=1)[0]
+    password = authority.rpartition("@")[0].partition(":")[2]
+    if "@" in password or ":" in password:
+        raise DiagError(
+            f"--storage {shown(url)}: its password holds @ or : as they are", mend="write %40 for @, and %3A for :"
+        )

@@ -7,6 +7,7 @@ from sqlalchemy.exc import OperationalError
 
 from bfo_diag.errors import DiagError, WorkspaceError
 from bfo_diag.probes.sweep import storage
+from bfo_diag.probes.sweep.place import Place
 
 
 @pytest.mark.parametrize(
@@ -92,3 +93,33 @@ def test_a_database_that_two_make_at_once_is_tried_again(tmp_path, monkeypatch):
     monkeypatch.setattr(optuna.storages, "RDBStorage", once_refused)
     storage.opened(f"sqlite:///{tmp_path}/study.db", tmp_path).create_new_study([StudyDirection.MINIMIZE], "one")
     assert len(tries) == 2
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("postgresql+psycopg2://u:p@hidden@127.0.0.1:1/db", "its password holds @ or : as they are"),
+        ("postgresql://u:p:hidden@127.0.0.1:1/db", "its password holds @ or : as they are"),
+        ("postgresql://u:hidden@host:port/db", "can't be read as a URL"),
+    ],
+)
+def test_a_url_that_a_driver_would_print_is_refused_without_its_password(url, said, tmp_path):
+    with pytest.raises(DiagError, match=said) as raised:
+        storage.opened(url, tmp_path)
+    assert "hidden" not in str(raised.value)
+
+
+def test_a_journal_with_lines_of_another_kind_is_an_error_that_names_it(tmp_path):
+    storage.opened(None, tmp_path)
+    with (tmp_path / "journal.log").open("a") as file:
+        file.write("[1]\n")
+    with pytest.raises(DiagError, match=r"journal\.log is no journal of Optuna, or a damaged one"):
+        storage.opened(None, tmp_path)
+
+
+def test_a_study_that_was_begun_and_not_filled_says_how_it_goes_on(tmp_path):
+    place = Place.found(tmp_path, "base", None)
+    storage.opened(None, place.folder)
+    with pytest.raises(DiagError, match="the study base was begun, and has no arms so far") as raised:
+        place.there()
+    assert raised.value.mend == "bfo-diag sweep run SPEC does that"
