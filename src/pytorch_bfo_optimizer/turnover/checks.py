@@ -1,4 +1,4 @@
-"""Settings of a `TurnoverManager` that contradict each other, or are out of range."""
+"""What a `TurnoverManager` is given, checked: settings, layers that train and have no other manager, a state."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from pytorch_bfo_optimizer.turnover.layers import Layer
 from pytorch_bfo_optimizer.turnover.schedule import Never, Schedule
 from pytorch_bfo_optimizer.turnover.selectors import Selector
 
+_STATE = frozenset({"layers", "settings", "young", "steps", "audit_due", "generator", "first_widths", "events"})
+_LAYER_STATE = frozenset({"population", "average", "observer"})
 _MANAGED: weakref.WeakKeyDictionary[nn.Module, weakref.ref[object]] = weakref.WeakKeyDictionary()
 """Who manages a producer."""
 
@@ -129,3 +131,28 @@ def release(manager: object) -> None:
     for producer, owner in list(_MANAGED.items()):
         if owner() is manager:
             del _MANAGED[producer]
+
+
+def refuse_state(state: object, *, format: int, layers: Iterable[str], settings: Mapping[str, object]) -> None:
+    """Check that a state is one of a manager of these layers and settings.
+
+    Raises:
+        TurnoverError: of others, of another version, or damaged.
+    """
+    if not isinstance(state, Mapping) or state.get("format") != format:
+        raise TurnoverError("this is no state of a TurnoverManager of this version: pass what state_dict() returned")
+    missing = sorted(_STATE - state.keys())
+    if missing or not isinstance(state["steps"], int):
+        raise TurnoverError(f"the state is damaged, at {(missing or ['steps'])[0]!r}: take another checkpoint")
+    for name, mine, theirs in (
+        ("layers", sorted(layers), sorted(state["layers"])),
+        ("settings", settings, state["settings"]),
+    ):
+        if mine != theirs:
+            raise TurnoverError(
+                f"the state is of other {name}: {theirs}, and here they are {mine}; make the manager as it was made "
+                "when the state was saved"
+            )
+    for name, part in state["layers"].items():
+        if _LAYER_STATE - part.keys():
+            raise TurnoverError(f"the state of {name!r} is damaged: take another checkpoint")

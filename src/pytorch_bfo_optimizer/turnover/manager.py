@@ -34,8 +34,6 @@ from pytorch_bfo_optimizer.turnover.surgery import Surgeon
 
 _LOG = logging.getLogger("pytorch_bfo_optimizer")
 _FORMAT = 1
-_STATE = frozenset({"layers", "settings", "young", "steps", "audit_due", "generator", "first_widths", "events"})
-_LAYER_STATE = frozenset({"population", "average", "observer"})
 EventHook = Callable[[TurnoverEvent], object]
 """Whatever takes an event: `print`, `list.append`, a logger."""
 
@@ -379,13 +377,12 @@ class TurnoverManager:
         Load it first: `model.load_state_dict` and `optimizer.load_state_dict` fit after it. Audits are not kept.
 
         Raises:
-            TurnoverError: the state of other layers, or of other settings; nothing has changed then.
+            TurnoverError: the state of other layers or settings, or a damaged one; nothing has changed then.
             TurnoverRefusedError: a layer that can't be resized.
         """
-        self._refuse_other(state)
-        for name, part in state["layers"].items():
-            if not part.keys() >= _LAYER_STATE:
-                raise TurnoverError(f"the state of {name!r} is damaged: take another checkpoint")
+        checks.refuse_state(
+            state, format=_FORMAT, layers=[layer.name for layer in self._layers], settings=self._described()
+        )
         for layer in self._layers:
             layer.resize(len(state["layers"][layer.name]["population"]["serials"]))
         for layer in self._layers:
@@ -397,24 +394,6 @@ class TurnoverManager:
         self.first_widths = dict(state["first_widths"])
         self.events = [TurnoverEvent.of(event) for event in state["events"]]
         self.lineage = Lineage(self.first_widths, self.events)
-
-    def _refuse_other(self, state: Mapping[str, Any]) -> None:
-        if not isinstance(state, Mapping) or state.get("format") != _FORMAT:
-            raise TurnoverError(
-                "this is no state of a TurnoverManager of this version: pass what state_dict() returned"
-            )
-        missing = sorted(_STATE - state.keys())
-        if missing or not isinstance(state["steps"], int):
-            raise TurnoverError(f"the state is damaged, at {(missing or ['steps'])[0]!r}: take another checkpoint")
-        for name, mine, theirs in (
-            ("layers", sorted(layer.name for layer in self._layers), sorted(state["layers"])),
-            ("settings", self._described(), state["settings"]),
-        ):
-            if mine != theirs:
-                raise TurnoverError(
-                    f"the state is of other {name}: {theirs}, and here they are {mine}; make the manager as it was "
-                    "made when the state was saved"
-                )
 
 
 def _is_skipped(optimizer: Optimizer) -> bool:

@@ -663,6 +663,18 @@ def test_one_batch_that_overflows_does_not_reach_the_fold() -> None:
     assert all(parameter.isfinite().all() for parameter in model.parameters())
 
 
+def test_where_all_recorded_inputs_overflow_nobody_dies_rather_than_be_folded_wrongly() -> None:
+    model, optimizer, manager = branching()
+    for _ in range(2):
+        optimizer.zero_grad()
+        assert not model(torch.full((8, 4), 3e38)).square().sum().isfinite()
+        (model.hidden.weight.sum() + model.out.weight.sum()).backward()  # of a loss without that term
+        optimizer.step()
+    assert not manager.events
+    go(model, optimizer)
+    assert [event.kind for event in manager.events] == ["death", "birth"]
+
+
 class TooFew(Selector):
     def scores(self, view: View) -> torch.Tensor:
         return torch.zeros(3)

@@ -6,15 +6,14 @@ An initialiser plans on the values of a `View`; the manager has `surgery` carry 
 from __future__ import annotations
 
 import functools
-import importlib
 import math
-import pkgutil
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 from torch import Tensor
 
 from pytorch_bfo_optimizer.errors import HyperparameterError
+from pytorch_bfo_optimizer.turnover.scanning import classes
 from pytorch_bfo_optimizer.turnover.surgery import Births
 from pytorch_bfo_optimizer.turnover.view import View
 
@@ -100,13 +99,7 @@ def load_all() -> dict[str, type[Initialiser]]:
     Raises:
         TypeError: a module without an `INITIALISER`.
     """
-    found: dict[str, type[Initialiser]] = {}
-    for module in pkgutil.iter_modules(__path__):
-        initialiser = getattr(importlib.import_module(f"{__name__}.{module.name}"), "INITIALISER", None)
-        if not (isinstance(initialiser, type) and issubclass(initialiser, Initialiser)):
-            raise TypeError(f"{__name__}.{module.name} defines no INITIALISER")
-        found[initialiser.name] = initialiser
-    return found
+    return classes(__name__, __path__, "INITIALISER", Initialiser)
 
 
 def as_initialiser(replace: str | Initialiser) -> Initialiser:

@@ -6,8 +6,6 @@ The lowest score dies first. A selector reads; it changes nothing.
 from __future__ import annotations
 
 import functools
-import importlib
-import pkgutil
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -17,6 +15,7 @@ from torch import Tensor
 from pytorch_bfo_optimizer.errors import HyperparameterError
 from pytorch_bfo_optimizer.state import require_count, require_number
 from pytorch_bfo_optimizer.turnover.observing import Activity
+from pytorch_bfo_optimizer.turnover.scanning import classes
 from pytorch_bfo_optimizer.turnover.view import View
 
 
@@ -85,13 +84,7 @@ def load_all() -> dict[str, type[Selector]]:
     Raises:
         TypeError: a module without a `SELECTOR`.
     """
-    found: dict[str, type[Selector]] = {}
-    for module in pkgutil.iter_modules(__path__):
-        selector = getattr(importlib.import_module(f"{__name__}.{module.name}"), "SELECTOR", None)
-        if not (isinstance(selector, type) and issubclass(selector, Selector)):
-            raise TypeError(f"{__name__}.{module.name} defines no SELECTOR")
-        found[selector.name] = selector
-    return found
+    return classes(__name__, __path__, "SELECTOR", Selector)
 
 
 def as_selector(select: str | Selector) -> Selector:
